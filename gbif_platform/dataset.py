@@ -1,0 +1,217 @@
+"""The dataset file: one YAML that names a source, a label, and how to sample, fetch, split and train."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gbif_platform.errors import PlatformError
+from gbif_platform.images.transform import Transform
+from gbif_platform.training.config import ModelSpec
+
+COMPONENT = "gbif_platform.components.ImageDataset"
+NAME = r"^[a-z][a-z0-9_]*$"
+
+
+class DatasetFileError(PlatformError):
+    """A dataset file is missing or wrong; the message has file, line and what was expected."""
+
+
+class Part(BaseModel):
+    """A mapping in a dataset file; unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GbifDownload(Part):
+    """A GBIF download in Darwin Core Archive format."""
+
+    doi: str | None = Field(None, description="DOI, DOI URL, portal URL or download key, e.g. 10.15468/dl.xxxxxx")
+    endpoint: str | None = Field(None, description="GBIF endpoint; empty = the gbif_url setting")
+
+
+class Source(Part):
+    """Where occurrences and media come from; exactly one kind."""
+
+    archive: str | None = Field(None, description="path of a Darwin Core Archive; relative to the dataset file")
+    gbif_download: GbifDownload | None = Field(None, description="a download at GBIF")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Source":
+        if sum(kind is not None for kind in (self.archive, self.gbif_download)) != 1:
+            raise ValueError("name exactly one source: archive or gbif_download")
+        return self
+
+
+class Filters(Part):
+    """Which media may enter the sample."""
+
+    media_type: Literal["StillImage"] = Field("StillImage", description="kind of media")
+    licences: Literal["open", "non-commercial", "any"] | list[str] = Field(
+        "open", description="open, non-commercial, any, or a list of SPDX ids"
+    )
+    basis_of_record: list[str] | None = Field(None, description="kinds of record allowed; empty = all")
+    min_side: int = Field(0, ge=0, description="smallest side of the original picture, pixels")
+
+
+class Sampling(Part):
+    """How many media of each label."""
+
+    policy: Literal["all", "balanced"] = Field("all", description="all = everything; balanced = equally many a label")
+    per_label: int | None = Field(None, ge=1, description="media a label; empty = as many as the smallest label has")
+    min_per_label: int = Field(1, ge=1, description="labels with fewer media are left out, and listed")
+    seed: int = Field(17, description="another seed draws another sample")
+
+    @model_validator(mode="after")
+    def _quota_needs_balance(self) -> "Sampling":
+        if self.policy == "all" and self.per_label is not None:
+            raise ValueError("per_label needs policy: balanced")
+        return self
+
+
+class Split(Part):
+    """Which subset a picture belongs to; groups are never torn apart."""
+
+    subsets: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {"train": 0.8, "validation": 0.1, "test": 0.1}, description="shares that sum to 1"
+    )
+    group_by: list[Literal["occurrence", "url", "duplicate"]] = Field(
+        ["occurrence", "url", "duplicate"],
+        min_length=1,
+        description="media that share one of these stay together; duplicate = the same bytes",
+    )
+    seed: int = Field(17, description="another seed assigns groups anew")
+
+    @field_validator("subsets")
+    @classmethod
+    def _whole(cls, subsets: dict[str, float]) -> dict[str, float]:
+        if "train" not in subsets:
+            raise ValueError("a subset called train is needed")
+        if abs(sum(subsets.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares sum to {sum(subsets.values()):g}, expected 1")
+        return subsets
+
+
+class Dataset(Part):
+    """One dataset: everything but `source` and `label` has a default."""
+
+    name: Annotated[str, Field(pattern=NAME, description="lower case, digits and _")]
+    source: Source
+    label: str = Field(description="GBIF or Darwin Core term that is learnt, e.g. species, speciesKey, family")
+    description: str = Field("", description="for people; shown in the UI")
+    owners: list[str] = Field([], description="e-mail addresses or team:name, shown in the UI")
+    filters: Filters = Filters()
+    sampling: Sampling = Sampling()
+    images: Transform = Transform()
+    split: Split = Split()
+    models: dict[Annotated[str, Field(pattern=NAME)], ModelSpec] = Field({}, description="models by name")
+
+
+def _line_of(node: yaml.Node, path: tuple[str | int, ...]) -> int:
+    """1-based line of the deepest part of `path` that exists under a YAML node; a key's line, where it is a key."""
+    line = node.start_mark.line + 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(step)), None)
+            if found is None:
+                return line
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+    """Keys that the model at `path`'s parent knows."""
+    model: Any = Dataset
+    for step in path[:-1]:
+        field = model.model_fields.get(step) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = field.annotation if field else ModelSpec
+        model = next((part for part in getattr(model, "__args__", ()) if isinstance(part, type)), model)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _expected(error: Any) -> str:
+    """What was expected in place of what a validation error found."""
+    path = error["loc"]
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _known_keys(path)
+        close = difflib.get_close_matches(str(path[-1]), known, n=1)
+        return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"
+    if error["type"] == "missing":
+        return "this key is needed"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{message} (found {error['input']!r})" if not isinstance(error["input"], dict) else message
+
+
+def parse_dataset(text: str, file: Path) -> Dataset:
+    """Read the text of a dataset file.
+
+    Args:
+        file: its path: for messages, for relative paths in it, and for the name where none is given.
+
+    Raises:
+        DatasetFileError: with `file:line: key: what was expected` for every mistake.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise DatasetFileError(f"{place}: not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict) or content.get("type") != COMPONENT or not isinstance(content.get("attributes"), dict):
+        raise DatasetFileError(f"{file}:1: a dataset file starts with 'type: {COMPONENT}' and 'attributes:'")
+    attributes = {"name": re.sub(r"\W", "_", file.stem.lower()), **content["attributes"]}
+    try:
+        dataset = Dataset.model_validate(attributes)
+    except ValidationError as error:
+        lines = [
+            f"{file}:{_line_of(node, ('attributes', *mistake['loc']))}: "
+            f"{'.'.join(map(str, mistake['loc']))}: {_expected(mistake)}"
+            for mistake in error.errors()
+        ]
+        raise DatasetFileError("\n".join(lines), "gbif-platform dataset check tries the file again") from error
+    return at_home(dataset, file.parent)
+
+
+def at_home(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset with its archive path made absolute, relative to the folder of its file."""
+    if dataset.source.archive is None:
+        return dataset
+    archive = str((folder / Path(dataset.source.archive).expanduser()).resolve())
+    return dataset.model_copy(update={"source": Source(archive=archive)})
+
+
+def read_dataset(file: Path) -> Dataset:
+    """Read one dataset file; raises DatasetFileError."""
+    try:
+        return parse_dataset(file.read_text(encoding="utf-8"), file)
+    except OSError as error:
+        raise DatasetFileError(f"cannot read {file}: {error.strerror}") from error
+
+
+def dataset_files(folder: Path) -> dict[str, Path]:
+    """Dataset files of a folder by dataset name (= the file's stem)."""
+    return {file.stem: file for file in sorted(folder.glob("*.y*ml"))}
+
+
+def named_datasets(folder: Path) -> dict[str, Dataset]:
+    """All datasets of a folder by name.
+
+    Raises:
+        DatasetFileError: a file is wrong, or its `name:` is not the file's own.
+    """
+    datasets = {}
+    for stem, file in dataset_files(folder).items():
+        dataset = read_dataset(file)
+        if dataset.name != stem:
+            raise DatasetFileError(
+                f"{file}: name: {dataset.name!r} differs from the file's name {stem!r}", "rename one of them"
+            )
+        datasets[stem] = dataset
+    return datasets

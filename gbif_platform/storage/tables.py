@@ -1,0 +1,179 @@
+"""The lake's tables, and the only writers of them.
+
+Each stage of a dataset's snapshot replaces its own rows, its quarantine and its entry in `stages` in one transaction,
+so a kill leaves the previous state or the next one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from gbif_platform.storage.lake import Lake
+
+KEYS = "dataset VARCHAR NOT NULL, snapshot VARCHAR NOT NULL"
+TABLES = {
+    "snapshots": f"{KEYS}, kind VARCHAR, reference VARCHAR, doi VARCHAR, download_key VARCHAR, archive VARCHAR, "
+    "sha256 VARCHAR, size BIGINT, total_records BIGINT, license VARCHAR, metadata VARCHAR, added_at TIMESTAMPTZ",
+    "stages": f"{KEYS}, stage VARCHAR NOT NULL, version VARCHAR NOT NULL, rows_in BIGINT, rows_out BIGINT, "
+    "rows_refused BIGINT, rows_left BIGINT, seconds DOUBLE, run_id VARCHAR, written_at TIMESTAMPTZ",
+    "occurrences": f"{KEYS}, gbif_id VARCHAR, dataset_key VARCHAR, occurrence_id VARCHAR, row_ref VARCHAR",
+    "media_urls": f"{KEYS}, media_id VARCHAR, url_id VARCHAR, gbif_id VARCHAR, url VARCHAR, media_type VARCHAR, "
+    "format VARCHAR, license_text VARCHAR, license VARCHAR, creator VARCHAR, rights_holder VARCHAR, publisher VARCHAR, "
+    'title VARCHAR, description VARCHAR, "references" VARCHAR, created VARCHAR, row_ref VARCHAR, sample_key UBIGINT',
+    "balanced_samples": f"{KEYS}, media_id VARCHAR, url_id VARCHAR, label VARCHAR, stratum VARCHAR",
+    "sample_report": f"{KEYS}, stratum VARCHAR, available BIGINT, wanted BIGINT, taken BIGINT, reason VARCHAR",
+    "images": "url_id VARCHAR NOT NULL, transform VARCHAR NOT NULL, url VARCHAR, status VARCHAR, reason VARCHAR, "
+    "detail VARCHAR, http_status INTEGER, source_sha256 VARCHAR, sha256 VARCHAR, width INTEGER, height INTEGER, "
+    "source_width INTEGER, source_height INTEGER, source_bytes BIGINT, source_format VARCHAR, frames INTEGER, "
+    "shard VARCHAR, shard_offset BIGINT, shard_size BIGINT, attempts INTEGER, fetched_at TIMESTAMPTZ, "
+    "retry_at TIMESTAMPTZ",
+    "splits": f"{KEYS}, media_id VARCHAR, subset VARCHAR, group_id VARCHAR",
+    "models": f"{KEYS}, model VARCHAR, run_id VARCHAR, bundle VARCHAR, version VARCHAR, split_version VARCHAR, "
+    "lake_version BIGINT, epochs INTEGER, seconds DOUBLE, trained_at TIMESTAMPTZ",
+    "predictions": f"{KEYS}, model VARCHAR, media_id VARCHAR, subset VARCHAR, label VARCHAR, predicted VARCHAR, "
+    "score DOUBLE, log_probability DOUBLE, top_labels VARCHAR[], top_scores DOUBLE[]",
+    "evaluation_metrics": f"{KEYS}, model VARCHAR, run_id VARCHAR, subset VARCHAR, slice VARCHAR, metric VARCHAR, "
+    "value DOUBLE",
+    "quarantine": f"{KEYS}, stage VARCHAR, row_ref VARCHAR, reason VARCHAR, detail VARCHAR",
+}
+PARTITIONED = ("occurrences", "media_urls", "balanced_samples", "splits", "predictions")
+
+Rows = pl.DataFrame | Path
+"""Rows to write: a frame, or a Parquet file staged outside the commit lock."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of one snapshot of a dataset; `name` is the asset's, with `/model` where there are several."""
+
+    dataset: str
+    snapshot: str
+    name: str
+
+
+@dataclass
+class Outcome:
+    """What a step made: its rows, what it refused, and the account that the reconciliation check proves.
+
+    `rows_in = rows_out + rows_refused + rows_left`, where `rows_left` were sound but not asked for (over a quota).
+    """
+
+    rows: Mapping[str, Rows]
+    rows_in: int
+    rows_out: int
+    rows_left: int = 0
+    refused: pl.DataFrame = field(default_factory=lambda: refusals([]))
+    seconds: float = 0.0
+
+
+def refusals(rows: list[tuple[str | None, str, str]]) -> pl.DataFrame:
+    """Quarantine rows (row_ref, reason, detail) as a frame."""
+    return pl.DataFrame(
+        rows, schema={"row_ref": pl.String, "reason": pl.String, "detail": pl.String}, orient="row"
+    )
+
+
+def initialise(lake: Lake) -> None:
+    """Create what is missing; existing tables and rows stay."""
+    with lake.reader() as con:
+        present = {row[0] for row in con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name='lake'").fetchall()}
+    if present.issuperset(TABLES):
+        return
+    with lake.transaction("gbif-platform init", "create tables") as con:
+        con.execute("CALL lake.set_option('parquet_compression', 'zstd')")
+        for name, columns in TABLES.items():
+            con.execute(f"CREATE TABLE IF NOT EXISTS lake.{name} ({columns})")
+            if name in PARTITIONED and name not in present:
+                con.execute(f"ALTER TABLE lake.{name} SET PARTITIONED BY (dataset, snapshot)")
+
+
+def _scan(con: duckdb.DuckDBPyConnection, rows: Rows) -> str:
+    """A table expression over the rows to write."""
+    if isinstance(rows, Path):
+        return f"read_parquet('{rows}')"
+    con.register("incoming", rows.to_arrow())
+    return "incoming"
+
+
+def _columns(con: duckdb.DuckDBPyConnection, expression: str) -> dict[str, str]:
+    return {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {expression}").fetchall()}
+
+
+def _replace(con: duckdb.DuckDBPyConnection, table: str, keys: Mapping[str, str], rows: Rows) -> None:
+    """Replace the rows that carry `keys`; columns that the table lacks are added to it."""
+    source = _scan(con, rows)
+    known = _columns(con, f"lake.{table}")
+    for name, kind in _columns(con, source).items():
+        if name not in known:
+            con.execute(f'ALTER TABLE lake.{table} ADD COLUMN "{name}" {kind}')
+    where = " AND ".join(f"{key} = ?" for key in keys)
+    con.execute(f"DELETE FROM lake.{table} WHERE {where}", list(keys.values()))
+    constants = ", ".join(f"? AS {key}" for key in keys)
+    con.execute(f"INSERT INTO lake.{table} BY NAME SELECT {constants}, * FROM {source}", list(keys.values()))
+
+
+def write_stage(
+    lake: Lake, stage: Stage, version: str, outcome: Outcome, *, run_id: str, keys: Mapping[str, str] | None = None
+) -> None:
+    """Replace a stage's rows, quarantine and account in one transaction.
+
+    Args:
+        version: fingerprint of everything that the rows depend on; equal versions need not be computed again.
+        keys: further key columns with their values (`{"model": …}`), beside dataset and snapshot.
+    """
+    own = {"dataset": stage.dataset, "snapshot": stage.snapshot}
+    refused = len(outcome.refused)
+    account = pl.DataFrame(
+        {
+            "version": [version],
+            "rows_in": [outcome.rows_in],
+            "rows_out": [outcome.rows_out],
+            "rows_refused": [refused],
+            "rows_left": [outcome.rows_left],
+            "seconds": [outcome.seconds],
+            "run_id": [run_id],
+            "written_at": [datetime.now(UTC)],
+        }
+    )
+    with lake.transaction(run_id, f"{stage.dataset}/{stage.name} {stage.snapshot}") as con:
+        for table, rows in outcome.rows.items():
+            _replace(con, table, own | dict(keys or {}), rows)
+        _replace(con, "quarantine", own | {"stage": stage.name}, outcome.refused)
+        _replace(con, "stages", own | {"stage": stage.name}, account)
+
+
+def stage_version(lake: Lake, stage: Stage) -> str | None:
+    """The version of the rows that the lake holds for a stage, None before its first success."""
+    with lake.reader() as con:
+        row = con.execute(
+            "SELECT version FROM lake.stages WHERE dataset = ? AND snapshot = ? AND stage = ?",
+            [stage.dataset, stage.snapshot, stage.name],
+        ).fetchone()
+    return row[0] if row else None
+
+
+def add_images(lake: Lake, rows: list[dict[str, object]], *, run_id: str) -> None:
+    """Record fetched and failed pictures: the new row of a (url_id, transform) replaces the old one."""
+    with lake.transaction(run_id, f"images: {len(rows)} rows") as con:
+        empty = con.execute("SELECT * FROM lake.images LIMIT 0").pl()
+        con.register("incoming", pl.DataFrame(rows, schema=empty.schema).to_arrow())
+        con.execute(
+            "DELETE FROM lake.images USING incoming "
+            "WHERE images.url_id = incoming.url_id AND images.transform = incoming.transform"
+        )
+        con.execute("INSERT INTO lake.images BY NAME SELECT * FROM incoming")
+
+
+def put_snapshot(lake: Lake, dataset: str, snapshot: str, row: Mapping[str, object], *, author: str) -> None:
+    """Record a snapshot of a dataset, or what has become known of it since."""
+    with lake.transaction(author, f"{dataset}: snapshot {snapshot}") as con:
+        _replace(con, "snapshots", {"dataset": dataset, "snapshot": snapshot}, pl.DataFrame([dict(row)]))
+
+
+def snapshots(lake: Lake, dataset: str) -> pl.DataFrame:
+    """The snapshots of a dataset, oldest first."""
+    return lake.frame("SELECT * FROM snapshots WHERE dataset = ? ORDER BY added_at, snapshot", [dataset])

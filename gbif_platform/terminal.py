@@ -1,0 +1,122 @@
+"""What a person sees in the terminal: progress while a run works, and tables of what it left."""
+
+import time
+from types import TracebackType
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gbif_platform.platform import Platform
+
+DONE = ("done", "up to date")
+
+
+class RunDisplay:
+    """Progress of a run's stages: live bars in a terminal, a line now and then elsewhere.
+
+    An instance is a `gbif_platform.platform.Progress`, to be used as a context manager.
+    """
+
+    def __init__(self, console: Console, every: float = 10.0) -> None:
+        self.console, self.every = console, every
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+        self._bars = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]:>16}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+        )
+
+    def __enter__(self) -> "RunDisplay":
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        """Show where a stage stands."""
+        count = f"{done:,}" + (f"/{total:,}" if total and note not in DONE else "")
+        if self.console.is_terminal:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=None, count="", note="")
+            ended = {"total": 1, "completed": 1} if note in DONE else {"total": total, "completed": done}
+            self._bars.update(self._tasks[stage], count=count, note=note, **ended)  # type: ignore[arg-type]
+            return
+        now = time.monotonic()
+        if note in DONE or stage not in self._said or now - self._said[stage] > self.every:
+            self._said[stage] = now
+            self.console.print(f"{stage:<28} {count:>16}  {note or 'started'}", highlight=False)
+
+
+def frame_table(frame: pl.DataFrame, title: str | None = None) -> Table:
+    """A frame as a table for people: numbers right-aligned, no type line."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for name, kind in frame.schema.items():
+        table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in frame.iter_rows():
+        table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    return table
+
+
+def summary(console: Console, platform: Platform, dataset: str, snapshot: str) -> None:
+    """What a snapshot holds: rows and seconds for each stage, what was refused and why, and how good the models are."""
+    key = [dataset, snapshot]
+    lake = platform.lake
+    stages = lake.frame(
+        "SELECT stage, rows_in AS \"rows in\", rows_out AS \"rows out\", rows_refused AS refused, rows_left AS "
+        "\"over quota\", round(seconds, 1) AS seconds FROM stages WHERE dataset = ? AND snapshot = ? ORDER BY written_at",
+        key,
+    )
+    refused = lake.frame(
+        "SELECT stage, reason, count(*) AS rows FROM quarantine WHERE dataset = ? AND snapshot = ? "
+        "GROUP BY stage, reason ORDER BY stage, rows DESC, reason",
+        key,
+    )
+    console.print()
+    console.print(frame_table(stages, f"{dataset}, snapshot {snapshot}"))
+    if len(refused):
+        console.print()
+        console.print(frame_table(refused, "Refused, by reason"))
+    if len(scores := model_scores(platform, dataset, snapshot)):
+        console.print()
+        console.print(frame_table(scores, "Models on the test subset, beside always guessing the commonest label"))
+
+
+def model_scores(platform: Platform, dataset: str, snapshot: str) -> pl.DataFrame:
+    """One row a model: test top-1 with its interval, top-5, macro accuracy, and the baseline's top-1."""
+    rows = platform.lake.frame(
+        "SELECT model, metric, value FROM evaluation_metrics "
+        "WHERE dataset = ? AND snapshot = ? AND subset = 'test' AND slice = 'all'",
+        [dataset, snapshot],
+    )
+    if rows.is_empty():
+        return rows
+    wide = rows.pivot("metric", index="model", values="value").sort("model")
+    percent = {name: pl.format("{} %", (pl.col(name) * 100).round(1)) for name in wide.columns if name != "model"}
+    return wide.select(
+        "model",
+        percent["top1"].alias("top-1"),
+        pl.format("{} – {}", percent["top1_low"], percent["top1_high"]).alias("95 % interval"),
+        percent["top5"].alias("top-5"),
+        percent["macro_accuracy"].alias("macro"),
+        percent["baseline_top1"].alias("baseline"),
+    )
+
+
+def print_frame(console: Console, frame: pl.DataFrame, kind: str) -> None:
+    """Print rows as `table`, `csv` or `json` (one array of objects)."""
+    if kind == "csv":
+        flat = frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join("|") for name, type_ in frame.schema.items() if isinstance(type_, pl.List))
+        console.file.write(flat.write_csv())
+    elif kind == "json":
+        console.file.write(frame.write_json() + "\n")
+    else:
+        console.print(frame_table(frame))
