@@ -1,0 +1,152 @@
+"""Balanced samples: exact, seeded, the same on any machine, and stable while the data grow."""
+
+import hashlib
+
+import duckdb
+import polars as pl
+
+from gbif_platform.dataset import Filters, Sampling
+from gbif_platform.errors import PlatformError
+from gbif_platform.gbif.licences import allowed
+from gbif_platform.gbif.terms import snake_case
+from gbif_platform.storage.tables import Outcome
+
+VERSION = "1"
+
+
+def seed_mask(seed: int) -> int:
+    """64 bits to XOR sample keys with: they are uniform, so each mask orders them in an unrelated way, at no cost."""
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "big")
+
+
+class NothingToSample(PlatformError):
+    """No medium is left after label and filters."""
+
+
+class UnknownLabel(PlatformError):
+    """The label is no column of the occurrences, or an empty one."""
+
+
+def label_column(con: duckdb.DuckDBPyConnection, occurrences: duckdb.DuckDBPyRelation, label: str) -> str:
+    """The column of a GBIF or Darwin Core term.
+
+    Raises:
+        UnknownLabel: no such column, or nothing in it; the message lists the columns that could serve.
+    """
+    column = snake_case(label)
+    if column in occurrences.columns:
+        counts = con.sql(f'SELECT count("{column}") FROM occurrences').fetchone()
+        if counts and counts[0]:
+            return column
+    texts = [name for name, kind in zip(occurrences.columns, occurrences.types, strict=True) if str(kind) == "VARCHAR"]
+    columns = ", ".join(f'count("{name}")' for name in texts)
+    counts = con.sql(f"SELECT {columns} FROM occurrences").fetchone() or ()
+    filled = [name for name, count in zip(texts, counts, strict=True) if count]
+    raise UnknownLabel(f"label {label!r} is no column with values; there are: {', '.join(filled)}", "correct label:")
+
+
+def balanced_sample(
+    con: duckdb.DuckDBPyConnection,
+    media: duckdb.DuckDBPyRelation,
+    occurrences: duckdb.DuckDBPyRelation,
+    *,
+    label: str,
+    filters: Filters,
+    sampling: Sampling,
+) -> Outcome:
+    """Choose the media of a dataset.
+
+    The members of a label are the first `per_label` by a seeded hash of the medium's identity. So a larger quota is a
+    superset of a smaller one, and new data displace only what they outrank.
+
+    Args:
+        con: any DuckDB connection.
+        media: `media_id`, `url_id`, `gbif_id`, `license`, `sample_key`.
+        occurrences: `gbif_id`, the label's column, `basis_of_record` where the filter asks for it.
+
+    Returns:
+        `balanced_samples` rows and `sample_report` (one row a label, also for those left out); refused: no_label,
+        licence_not_allowed, basis_of_record_not_allowed.
+
+    Raises:
+        UnknownLabel, NothingToSample
+    """
+    column = label_column(con, occurrences, label)
+    licences = [row[0] for row in con.sql("SELECT DISTINCT license FROM media").fetchall()]
+    good = [licence for licence in licences if allowed(licence, filters.licences)]
+    basis = _basis_condition(occurrences, filters)
+    con.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE candidates AS
+        SELECT media_id, url_id, nullif(trim(o."{column}"::VARCHAR), '') AS label,
+               xor(sample_key, {seed_mask(sampling.seed)}::UBIGINT) AS draw, m.license,
+               CASE WHEN label IS NULL THEN 'no_label'
+                    WHEN NOT list_contains(?, m.license) THEN 'licence_not_allowed'
+                    WHEN NOT ({basis}) THEN 'basis_of_record_not_allowed' END AS reason
+        FROM media m JOIN occurrences o USING (gbif_id)""",
+        [good, *([filters.basis_of_record] if filters.basis_of_record is not None else [])],
+    )
+    report = _report(con, sampling)
+    refused = con.sql(f"""
+        SELECT media_id AS row_ref, reason,
+               CASE reason WHEN 'no_label' THEN 'no {column}' WHEN 'licence_not_allowed' THEN license ELSE '' END AS detail
+        FROM candidates WHERE reason IS NOT NULL""").pl()
+    if report["taken"].sum() == 0:
+        raise _nothing(refused, report, sampling)
+    sample = con.sql("""
+        SELECT media_id, url_id, label, label AS stratum FROM candidates JOIN report ON label = report.stratum
+        WHERE candidates.reason IS NULL AND taken > 0
+        QUALIFY row_number() OVER (PARTITION BY label ORDER BY draw, media_id) <= taken
+        ORDER BY media_id""").pl()
+    total = con.sql("SELECT count(*) FROM candidates").fetchone() or (0,)
+    return Outcome(
+        {"balanced_samples": sample, "sample_report": report},
+        rows_in=total[0],
+        rows_out=len(sample),
+        rows_left=int(report["available"].sum()) - len(sample),
+        refused=refused,
+    )
+
+
+def _basis_condition(occurrences: duckdb.DuckDBPyRelation, filters: Filters) -> str:
+    if filters.basis_of_record is None:
+        return "true"
+    if "basis_of_record" not in occurrences.columns:
+        raise PlatformError("filters.basis_of_record: the occurrences have no basisOfRecord", "remove the filter")
+    return "coalesce(list_contains(?, o.basis_of_record), false)"
+
+
+def _report(con: duckdb.DuckDBPyConnection, sampling: Sampling) -> pl.DataFrame:
+    """Available, wanted and taken for each label, and why they differ."""
+    available = con.sql(
+        "SELECT label AS stratum, count(*) AS available FROM candidates WHERE reason IS NULL GROUP BY label ORDER BY label"
+    ).pl()
+    kept = pl.col("available") >= sampling.min_per_label
+    quota: int | None = None
+    if sampling.policy == "balanced":
+        smallest = available.filter(kept)["available"].min()
+        quota = sampling.per_label or (int(str(smallest)) if smallest is not None else 0)
+    wanted = pl.col("available") if quota is None else pl.lit(quota, dtype=pl.Int64)
+    return available.select(
+        "stratum",
+        "available",
+        wanted.alias("wanted"),
+        pl.when(kept).then(pl.min_horizontal("available", wanted)).otherwise(0).alias("taken"),
+        pl.when(~kept)
+        .then(pl.lit(f"fewer than min_per_label = {sampling.min_per_label}"))
+        .when(pl.col("available") < wanted)
+        .then(pl.lit("all there are"))
+        .otherwise(pl.lit("as wanted"))
+        .alias("reason"),
+    )
+
+
+def _nothing(refused: pl.DataFrame, report: pl.DataFrame, sampling: Sampling) -> NothingToSample:
+    counts = refused.group_by("reason").len().sort("len", descending=True)
+    reasons = [f"{row['len']:,} {row['reason']}" for row in counts.iter_rows(named=True)]
+    if len(report):
+        reasons.append(f"{int(report['available'].sum()):,} in labels under min_per_label = {sampling.min_per_label}")
+    return NothingToSample(
+        f"no medium is left to sample: {'; '.join(reasons) or 'the snapshot has no usable media'}",
+        "loosen filters: (licences: any shows what there is), correct label:, or lower sampling.min_per_label",
+    )
