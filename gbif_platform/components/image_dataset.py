@@ -1,0 +1,40 @@
+"""The component that turns a dataset file into partitioned assets, their checks and a job."""
+
+import dagster as dg
+
+from gbif_platform.dataset import Dataset, at_home
+from gbif_platform.orchestration.assets import dataset_assets
+from gbif_platform.orchestration.keys import job_name
+
+
+class ImageDataset(dg.Component):
+    """A dataset of species photographs, from a GBIF download to evaluated models."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    @classmethod
+    def get_model_cls(cls) -> type[Dataset]:
+        """The dataset file's own model: the domain knows what a dataset is, Dagster only reads it."""
+        return Dataset
+
+    @classmethod
+    def load(cls, attributes: Dataset | None, context: dg.ComponentLoadContext) -> "ImageDataset":
+        """Called by Dagster with the checked attributes of a defs.yaml."""
+        if attributes is None:
+            raise ValueError("attributes are needed: at least name, source and label")
+        return cls(at_home(attributes, context.path))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The dataset's assets, and a job over all of them."""
+        return self.definitions()
+
+    def definitions(self) -> dg.Definitions:
+        """The same without a load context, for dataset files outside the package."""
+        name = self.dataset.name
+        job = dg.define_asset_job(
+            job_name(name),
+            selection=dg.AssetSelection.groups(name),
+            description=f"Everything of {name}, for one snapshot.",
+        )
+        return dg.Definitions(assets=dataset_assets(self.dataset), jobs=[job])

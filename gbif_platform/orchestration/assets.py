@@ -1,0 +1,172 @@
+"""The assets of a dataset: each runs one step and reports; nothing is computed here."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import dagster as dg
+
+from gbif_platform.dataset import Dataset
+from gbif_platform.errors import PlatformError, explained
+from gbif_platform.orchestration.keys import asset_key, partitions
+from gbif_platform.orchestration.metadata import check_result, metadata
+from gbif_platform.platform import Platform
+from gbif_platform.steps import balanced_samples, downloaded_images, evaluation_metrics, media_urls, occurrences, splits
+from gbif_platform.steps import trained_model
+from gbif_platform.steps.run import Report, Run
+
+CODE_VERSION = "1"
+NEXT_STEP = "next step"
+
+
+@dataclass(frozen=True)
+class Shell:
+    """How Dagster sees a step."""
+
+    stage: str
+    step: Callable[[Run], Report]
+    description: str
+    kinds: set[str]
+    checks: tuple[str, ...]
+    upstream: tuple[str, ...] = ()
+    pool: str | None = None
+
+
+SHELLS = (
+    Shell(
+        "occurrences",
+        occurrences.occurrences,
+        "Every occurrence of the snapshot, all terms that hold anything, numbers as numbers; refused rows are in "
+        "`quarantine` with their reason.",
+        {"duckdb", "parquet"},
+        ("rows_reconcile",),
+    ),
+    Shell(
+        "media_urls",
+        media_urls.media_urls,
+        "One row for each picture of each occurrence: stable media id and url id, the medium's own licence as SPDX id, "
+        "creator and rights holder.",
+        {"duckdb", "parquet"},
+        ("rows_reconcile", "media_ids_unique"),
+        ("occurrences",),
+    ),
+    Shell(
+        "balanced_samples",
+        balanced_samples.balanced_samples,
+        "The media that the dataset takes: filters, then an exact, seeded quota for each label. `sample_report` says "
+        "what was available, wanted and taken.",
+        {"duckdb", "parquet"},
+        ("rows_reconcile", "quotas_exact"),
+        ("media_urls", "occurrences"),
+    ),
+    Shell(
+        "downloaded_images",
+        downloaded_images.downloaded_images,
+        "The sampled pictures, fetched once for all datasets, decoded, resized and kept in shards; failures keep their "
+        "reason and a retry date.",
+        {"python", "webdataset"},
+        ("rows_reconcile", "shards_sound", "most_arrived"),
+        ("balanced_samples",),
+        "fetch",
+    ),
+    Shell(
+        "splits",
+        splits.splits,
+        "Which subset each picture is in, by a seeded hash of its group: no group is torn apart, no picture changes "
+        "sides while data grow.",
+        {"duckdb", "parquet"},
+        ("rows_reconcile", "no_leakage", "no_empty_subset"),
+        ("downloaded_images",),
+    ),
+)
+
+MODEL_SHELLS = (
+    Shell(
+        "trained_model",
+        trained_model.trained_model,
+        "A Lightning model over a timm backbone, tracked in MLflow; the bundle holds weights, labels, preprocessing and "
+        "exactly which rows it saw.",
+        {"pytorch", "mlflow"},
+        ("bundle_loads",),
+        ("splits",),
+        "train",
+    ),
+    Shell(
+        "evaluation_metrics",
+        evaluation_metrics.evaluation_metrics,
+        "Predictions as rows, and every metric computed from them, with bootstrap intervals and the majority-class "
+        "baseline beside.",
+        {"duckdb", "mlflow"},
+        ("rows_reconcile", "beats_baseline"),
+        ("trained_model", "splits"),
+    ),
+)
+
+
+def model_shell(shell: Shell, model: str) -> Shell:
+    """The shell of a stage that exists once for each model."""
+    models = {one.stage for one in MODEL_SHELLS}
+    return replace(
+        shell,
+        stage=f"{model}/{shell.stage}",
+        step=partial(shell.step, model=model),
+        upstream=tuple(f"{model}/{name}" if name in models else name for name in shell.upstream),
+    )
+
+
+def shells(dataset: Dataset) -> list[Shell]:
+    """All stages of a dataset, upstream first."""
+    return [*SHELLS, *(model_shell(shell, model) for model in dataset.models for shell in MODEL_SHELLS)]
+
+
+def dataset_assets(dataset: Dataset) -> list[dg.AssetsDefinition]:
+    """All assets of a dataset."""
+    return [build_asset(dataset, shell) for shell in shells(dataset)]
+
+
+def build_asset(dataset: Dataset, shell: Shell) -> dg.AssetsDefinition:
+    """One asset, partitioned by snapshot, in the dataset's group."""
+    key = asset_key(dataset.name, shell.stage)
+    by_snapshot = partitions(dataset.name)
+
+    @dg.asset(
+        key=key,
+        deps=[asset_key(dataset.name, name) for name in shell.upstream],
+        partitions_def=by_snapshot,
+        group_name=dataset.name,
+        description="\n\n".join(filter(None, [shell.description, dataset.description])),
+        kinds=shell.kinds,
+        owners=dataset.owners or None,
+        tags={"gbif_platform/dataset": dataset.name},
+        code_version=CODE_VERSION,
+        pool=shell.pool,
+        check_specs=[dg.AssetCheckSpec(name, asset=key, partitions_def=by_snapshot) for name in shell.checks],
+    )
+    def asset(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+        platform.progress(shell.stage, 0, None, "")
+        try:
+            report = shell.step(Run(platform, dataset, context.partition_key, context.run_id))
+        except Exception as error:
+            if known := explained(error):
+                raise failure(known) from error
+            raise
+        rows = int(report.numbers.get("rows", 0))
+        platform.progress(shell.stage, rows, rows, "done" if report.written else "up to date")
+        failed = [check for check in report.checks if not check.passed and not check.only_warn]
+        for check in report.checks:
+            yield check_result(check, key)
+        if failed:  # automation goes on past a failed check, but not past a failed step
+            says = "; ".join(f"{check.name}: {check.description}" for check in failed)
+            raise dg.Failure(f"{shell.stage} is not sound: {says}", allow_retries=False)
+        yield dg.MaterializeResult(
+            asset_key=key, metadata=metadata(report), data_version=dg.DataVersion(report.version)
+        )
+
+    return asset
+
+
+def failure(error: PlatformError) -> dg.Failure:
+    """A user's error as Dagster shows it; trying again would not help."""
+    return dg.Failure(error.cause, metadata={NEXT_STEP: error.next_step}, allow_retries=False)
