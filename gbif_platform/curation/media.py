@@ -24,7 +24,7 @@ COLUMNS = {  # table column: column of the extension
     "created": "created",
 }
 STILL_TYPE = r"(^|[/\s])(still\s*)?image$"
-IMAGE_ENDING = r"\.(jpe?g|png|gif|webp|tiff?|bmp|avif|jp2|heic)$"
+IMAGE_ENDING = r"\.(jpe?g|png|gif|webp|tiff?|bmp|avif|jp2|heic)(\?|$)"
 
 REASON = f"""
 CASE

@@ -1,0 +1,1 @@
+"""What is defined in the package itself: the datasets that ship."""

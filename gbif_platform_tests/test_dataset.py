@@ -1,0 +1,90 @@
+"""Dataset files: a mistake is told with file, line and what was expected."""
+
+from pathlib import Path
+
+import pytest
+
+from gbif_platform.dataset import Dataset, DatasetFileError, named_datasets, parse_dataset
+from gbif_platform.dataset_template import new_dataset
+
+FILE = Path("/data/frogs.yaml")
+GOOD = """\
+type: gbif_platform.components.ImageDataset
+attributes:
+  source: {archive: frogs.zip}
+  label: species
+"""
+
+
+def mistake(text: str) -> str:
+    with pytest.raises(DatasetFileError) as error:
+        parse_dataset(text, FILE)
+    return error.value.cause
+
+
+def test_source_and_label_are_enough() -> None:
+    dataset = parse_dataset(GOOD, FILE)
+    assert dataset.name == "frogs"
+    assert dataset.source.archive == "/data/frogs.zip"
+    assert dataset.filters.licences == "open"
+    assert dataset.split.subsets == {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        ("  lable: species\n", "/data/frogs.yaml:5: lable: unknown key; did you mean label?"),
+        ("  sampling: {policy: balanced,\n    per_labell: 3}\n", "6: sampling.per_labell: unknown key; did you mean per_label?"),
+        ("  sampling: {policy: fair}\n", "5: sampling.policy: Input should be 'all' or 'balanced' (found 'fair')"),
+        ("  sampling: {per_label: 5}\n", "per_label needs policy: balanced"),
+        ("  split:\n    subsets: {train: 0.5, test: 0.1}\n", "6: split.subsets: the shares sum to 0.6, expected 1"),
+        ("  split: {subsets: {test: 1.0}}\n", "a subset called train is needed"),
+        ("  split: {group_by: [observer]}\n", "5: split.group_by.0: Input should be 'occurrence', 'url' or 'duplicate'"),
+        ("  images: {size: -3}\n", "5: images"),
+        ("  images: {sise: 3}\n", "5: images.sise"),
+        ("  models:\n    a: {backbone: resnet18}\n    b: {epochs: none}\n", "7: models.b.epochs"),
+        ("  models: {Big: {}}\n", "5: models.Big"),
+        ("  name: Frösche\n", "5: name"),
+        ("  filters: [open]\n", "5: filters"),
+    ],
+)
+def test_mistakes_name_line_key_and_expectation(added: str, told: str) -> None:
+    assert told in mistake(GOOD + added)
+
+
+def test_a_missing_key_and_two_sources_are_told() -> None:
+    assert "label: this key is needed" in mistake(GOOD.replace("  label: species\n", ""))
+    both = GOOD.replace("{archive: frogs.zip}", "{archive: a.zip, gbif_download: {doi: 10.15468/dl.abc123}}")
+    assert "3: source: name exactly one source" in mistake(both)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    assert len(mistake(GOOD + "  lable: x\n  nme: y\n").splitlines()) == 2
+
+
+@pytest.mark.parametrize("text", ["", "a: [1", "type: x\n", "- 1\n", "type: gbif_platform.components.ImageDataset\n"])
+def test_what_is_no_dataset_file_is_told(text: str) -> None:
+    assert mistake(text).startswith("/data/frogs.yaml")
+
+
+def test_a_new_file_is_sound_and_never_overwrites(tmp_path: Path) -> None:
+    file = tmp_path / "moths.yaml"
+    new_dataset(file, archive=None, doi="10.15468/dl.abc123", label="family")
+    dataset = named_datasets(tmp_path)["moths"]
+    assert (dataset.label, list(dataset.models)) == ("family", ["baseline"])
+    with pytest.raises(DatasetFileError, match="exists"):
+        new_dataset(file, archive=None, doi="10.15468/dl.abc123", label="family")
+    with pytest.raises(DatasetFileError, match="one source"):
+        new_dataset(tmp_path / "x.yaml", archive=None, doi=None, label="species")
+
+
+def test_a_name_that_differs_from_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD.replace("attributes:", "attributes:\n  name: b"))
+    with pytest.raises(DatasetFileError, match="differs from the file's name"):
+        named_datasets(tmp_path)
+
+
+def test_equal_specs_have_equal_fingerprints_across_processes() -> None:
+    one, two = parse_dataset(GOOD, FILE), parse_dataset(GOOD, FILE)
+    assert repr(one) == repr(two)
+    assert isinstance(one, Dataset)
