@@ -148,7 +148,9 @@ def dataset_list(platform: Platform) -> None:
             rows.append((name, found.label, snapshots, ", ".join(found.models), str(file)))
         except PlatformError as error:
             rows.append((name, "", snapshots, f"broken: {error.cause.splitlines()[0]}", str(file)))
-    console.print(frame_table(pl.DataFrame(rows, schema=["dataset", "label", "snapshots", "models", "file"], orient="row")))
+    console.print(
+        frame_table(pl.DataFrame(rows, schema=["dataset", "label", "snapshots", "models", "file"], orient="row"))
+    )
 
 
 @dataset.command("check")
@@ -178,7 +180,10 @@ def snapshot() -> None:
 @click.argument("reference", required=False)
 @with_platform
 def snapshot_add(platform: Platform, name: str, reference: str | None) -> None:
-    """Add a snapshot: REFERENCE = DOI, portal URL or key of a GBIF download, or an archive's path; default = the file's source."""
+    """Add a snapshot; REFERENCE: DOI, portal URL or key of a GBIF download, or an archive's path.
+
+    Without a REFERENCE the source in the dataset file is taken.
+    """
     import dagster as dg
 
     from gbif_platform.orchestration.keys import partitions_name
@@ -187,7 +192,9 @@ def snapshot_add(platform: Platform, name: str, reference: str | None) -> None:
     key, new = add_snapshot(platform, find_dataset(platform.settings, name), reference)
     with dg.DagsterInstance.get() as instance:
         instance.add_dynamic_partitions(partitions_name(name), [key])
-    console.print(f"{'added' if new else 'already there:'} {key}\nnext: gbif-platform run {name} --snapshot {key}", soft_wrap=True)
+    console.print(
+        f"{'added' if new else 'already there:'} {key}\nnext: gbif-platform run {name} --snapshot {key}", soft_wrap=True
+    )
 
 
 @snapshot.command("list")
@@ -289,7 +296,7 @@ def demo(platform: Platform) -> None:
     console.print(
         "\n[bold]Where to look next[/]\n"
         "  make dev                                         the Dagster UI with this run, and MLflow's\n"
-        "  gbif-platform sql \"SELECT * FROM images\"         every table of the lake\n"
+        '  gbif-platform sql "SELECT * FROM images"         every table of the lake\n'
         "  gbif-platform dataset new mine --archive FILE    your own data",
         highlight=False,
     )

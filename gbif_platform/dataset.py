@@ -60,7 +60,9 @@ class Filters(Part):
 class Sampling(Part):
     """How many media of each label."""
 
-    policy: Literal["all", "balanced"] = Field("all", description="all = everything; balanced = equally many a label")
+    policy: Literal["all", "balanced"] = Field(
+        "all", description="all = everything, also what has no label; balanced = equally many a label"
+    )
     per_label: int | None = Field(None, ge=1, description="media a label; empty = as many as the smallest label has")
     min_per_label: int = Field(1, ge=1, description="labels with fewer media are left out, and listed")
     seed: int = Field(17, description="another seed draws another sample")
@@ -129,7 +131,7 @@ def _known_keys(path: tuple[str | int, ...]) -> list[str]:
     """Keys that the model at `path`'s parent knows."""
     model: Any = Dataset
     for step in path[:-1]:
-        field = model.model_fields.get(step) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        field = model.model_fields.get(str(step)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         model = field.annotation if field else ModelSpec
         model = next((part for part in getattr(model, "__args__", ()) if isinstance(part, type)), model)
     return list(getattr(model, "model_fields", {}))
@@ -144,7 +146,7 @@ def _expected(error: Any) -> str:
         return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"
     if error["type"] == "missing":
         return "this key is needed"
-    message = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ").replace("\n", "; ")
     return f"{message} (found {error['input']!r})" if not isinstance(error["input"], dict) else message
 
 
@@ -164,7 +166,12 @@ def parse_dataset(text: str, file: Path) -> Dataset:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else str(file)
         raise DatasetFileError(f"{place}: not YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(content, dict) or content.get("type") != COMPONENT or not isinstance(content.get("attributes"), dict):
+    if (
+        node is None
+        or not isinstance(content, dict)
+        or content.get("type") != COMPONENT
+        or not isinstance(content.get("attributes"), dict)
+    ):
         raise DatasetFileError(f"{file}:1: a dataset file starts with 'type: {COMPONENT}' and 'attributes:'")
     attributes = {"name": re.sub(r"\W", "_", file.stem.lower()), **content["attributes"]}
     try:

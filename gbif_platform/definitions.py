@@ -29,4 +29,6 @@ def defs() -> dg.Definitions:
     """What `dagster` and `dg` load."""
     platform = Platform()
     shipped = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
-    return dg.Definitions.merge(shipped, build_defs(platform, list(named_datasets(platform.settings.datasets).values())))
+    return dg.Definitions.merge(
+        shipped, build_defs(platform, list(named_datasets(platform.settings.datasets).values()))
+    )

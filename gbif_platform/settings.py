@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     @property
     def user_agent(self) -> str:
         """What we tell GBIF and the image hosts about ourselves."""
-        return f"gbif-platform/{__version__} ({self.contact or 'no contact set: GBIF_PLATFORM_CONTACT'})"
+        return f"gbif-platform/{__version__}" + (f" (+{self.contact})" if self.contact else "")
 
 
 def load_settings() -> Settings:

@@ -38,7 +38,9 @@ class RunDisplay:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
@@ -48,12 +50,12 @@ class RunDisplay:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=None, count="", note="")
             ended = {"total": 1, "completed": 1} if note in DONE else {"total": total, "completed": done}
-            self._bars.update(self._tasks[stage], count=count, note=note, **ended)  # type: ignore[arg-type]
+            self._bars.update(self._tasks[stage], count=count, note=note, **ended)
             return
         now = time.monotonic()
         if note in DONE or stage not in self._said or now - self._said[stage] > self.every:
             self._said[stage] = now
-            self.console.print(f"{stage:<28} {count:>16}  {note or 'started'}", highlight=False)
+            self.console.print(f"{stage:<28} {count:>16}  {note or 'started'}", highlight=False, soft_wrap=True)
 
 
 def frame_table(frame: pl.DataFrame, title: str | None = None) -> Table:
@@ -62,7 +64,9 @@ def frame_table(frame: pl.DataFrame, title: str | None = None) -> Table:
     for name, kind in frame.schema.items():
         table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
     for row in frame.iter_rows():
-        table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+        table.add_row(
+            *("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row)
+        )
     return table
 
 
@@ -71,8 +75,8 @@ def summary(console: Console, platform: Platform, dataset: str, snapshot: str) -
     key = [dataset, snapshot]
     lake = platform.lake
     stages = lake.frame(
-        "SELECT stage, rows_in AS \"rows in\", rows_out AS \"rows out\", rows_refused AS refused, rows_left AS "
-        "\"over quota\", round(seconds, 1) AS seconds FROM stages WHERE dataset = ? AND snapshot = ? ORDER BY written_at",
+        'SELECT stage, rows_in AS "rows in", rows_out AS "rows out", rows_refused AS refused, rows_left AS '
+        '"over quota", round(seconds, 1) AS seconds FROM stages WHERE dataset = ? AND snapshot = ? ORDER BY written_at',
         key,
     )
     refused = lake.frame(
@@ -106,7 +110,7 @@ def model_scores(platform: Platform, dataset: str, snapshot: str) -> pl.DataFram
         percent["top1"].alias("top-1"),
         pl.format("{} – {}", percent["top1_low"], percent["top1_high"]).alias("95 % interval"),
         percent["top5"].alias("top-5"),
-        percent["macro_accuracy"].alias("macro"),
+        percent["macro"].alias("macro"),
         percent["baseline_top1"].alias("baseline"),
     )
 
@@ -114,7 +118,11 @@ def model_scores(platform: Platform, dataset: str, snapshot: str) -> pl.DataFram
 def print_frame(console: Console, frame: pl.DataFrame, kind: str) -> None:
     """Print rows as `table`, `csv` or `json` (one array of objects)."""
     if kind == "csv":
-        flat = frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join("|") for name, type_ in frame.schema.items() if isinstance(type_, pl.List))
+        flat = frame.with_columns(
+            pl.col(name).cast(pl.List(pl.String)).list.join("|")
+            for name, type_ in frame.schema.items()
+            if isinstance(type_, pl.List)
+        )
         console.file.write(flat.write_csv())
     elif kind == "json":
         console.file.write(frame.write_json() + "\n")

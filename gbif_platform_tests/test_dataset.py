@@ -34,12 +34,18 @@ def test_source_and_label_are_enough() -> None:
     ("added", "told"),
     [
         ("  lable: species\n", "/data/frogs.yaml:5: lable: unknown key; did you mean label?"),
-        ("  sampling: {policy: balanced,\n    per_labell: 3}\n", "6: sampling.per_labell: unknown key; did you mean per_label?"),
+        (
+            "  sampling: {policy: balanced,\n    per_labell: 3}\n",
+            "6: sampling.per_labell: unknown key; did you mean per_label?",
+        ),
         ("  sampling: {policy: fair}\n", "5: sampling.policy: Input should be 'all' or 'balanced' (found 'fair')"),
         ("  sampling: {per_label: 5}\n", "per_label needs policy: balanced"),
         ("  split:\n    subsets: {train: 0.5, test: 0.1}\n", "6: split.subsets: the shares sum to 0.6, expected 1"),
         ("  split: {subsets: {test: 1.0}}\n", "a subset called train is needed"),
-        ("  split: {group_by: [observer]}\n", "5: split.group_by.0: Input should be 'occurrence', 'url' or 'duplicate'"),
+        (
+            "  split: {group_by: [observer]}\n",
+            "5: split.group_by.0: Input should be 'occurrence', 'url' or 'duplicate'",
+        ),
         ("  images: {size: -3}\n", "5: images"),
         ("  images: {sise: 3}\n", "5: images.sise"),
         ("  models:\n    a: {backbone: resnet18}\n    b: {epochs: none}\n", "7: models.b.epochs"),

@@ -1,6 +1,7 @@
 """The component that turns a dataset file into partitioned assets, their checks and a job."""
 
 import dagster as dg
+from pydantic import BaseModel
 
 from gbif_platform.dataset import Dataset, at_home
 from gbif_platform.orchestration.assets import dataset_assets
@@ -19,9 +20,9 @@ class ImageDataset(dg.Component):
         return Dataset
 
     @classmethod
-    def load(cls, attributes: Dataset | None, context: dg.ComponentLoadContext) -> "ImageDataset":
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "ImageDataset":
         """Called by Dagster with the checked attributes of a defs.yaml."""
-        if attributes is None:
+        if not isinstance(attributes, Dataset):
             raise ValueError("attributes are needed: at least name, source and label")
         return cls(at_home(attributes, context.path))
 

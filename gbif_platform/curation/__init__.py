@@ -1,0 +1,1 @@
+"""Curation: media rows out of archive lines, samples, groups and splits."""

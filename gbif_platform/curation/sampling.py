@@ -12,6 +12,8 @@ from gbif_platform.gbif.terms import snake_case
 from gbif_platform.storage.tables import Outcome
 
 VERSION = "1"
+NO_LABEL = "(no label)"
+"""Stratum of media without a label: policy `all` takes them, so that another label needs no fetching; no split does."""
 
 
 def draw_order(sample_key: str, seed: int) -> str:
@@ -92,8 +94,9 @@ def balanced_sample(
         f"""
         CREATE OR REPLACE TEMP TABLE candidates AS
         SELECT media_id, url_id, nullif(trim(o."{column}"::VARCHAR), '') AS label,
+               coalesce(label, '{NO_LABEL}') AS stratum,
                {draw_order("sample_key", sampling.seed)} AS draw, m.license,
-               CASE WHEN label IS NULL THEN 'no_label'
+               CASE WHEN label IS NULL AND {sampling.policy == "balanced"} THEN 'no_label'
                     WHEN NOT list_contains(?, m.license) THEN 'licence_not_allowed'
                     WHEN NOT ({basis}) THEN 'basis_of_record_not_allowed' END AS reason
         FROM media m JOIN occurrences o USING (gbif_id)""",
@@ -102,14 +105,15 @@ def balanced_sample(
     report = _report(con, sampling)
     refused = con.sql(f"""
         SELECT media_id AS row_ref, reason,
-               CASE reason WHEN 'no_label' THEN 'no {column}' WHEN 'licence_not_allowed' THEN license ELSE '' END AS detail
+               CASE reason WHEN 'no_label' THEN 'no {column}'
+                           WHEN 'licence_not_allowed' THEN license ELSE '' END AS detail
         FROM candidates WHERE reason IS NOT NULL""").pl()
     if report["taken"].sum() == 0:
         raise _nothing(refused, report, sampling)
     sample = con.sql("""
-        SELECT media_id, url_id, label, label AS stratum FROM candidates JOIN report ON label = report.stratum
+        SELECT media_id, url_id, label, stratum FROM candidates JOIN report USING (stratum)
         WHERE candidates.reason IS NULL AND taken > 0
-        QUALIFY row_number() OVER (PARTITION BY label ORDER BY draw, media_id) <= taken
+        QUALIFY row_number() OVER (PARTITION BY stratum ORDER BY draw, media_id) <= taken
         ORDER BY media_id""").pl()
     total = con.sql("SELECT count(*) FROM candidates").fetchone() or (0,)
     return Outcome(
@@ -132,9 +136,10 @@ def _basis_condition(occurrences: duckdb.DuckDBPyRelation, filters: Filters) -> 
 def _report(con: duckdb.DuckDBPyConnection, sampling: Sampling) -> pl.DataFrame:
     """Available, wanted and taken for each label, and why they differ."""
     available = con.sql(
-        "SELECT label AS stratum, count(*) AS available FROM candidates WHERE reason IS NULL GROUP BY label ORDER BY label"
+        "SELECT stratum, count(*) AS available FROM candidates WHERE reason IS NULL GROUP BY stratum ORDER BY stratum"
     ).pl()
-    kept = pl.col("available") >= sampling.min_per_label
+    unlabelled = pl.col("stratum") == NO_LABEL
+    kept = (pl.col("available") >= sampling.min_per_label) | unlabelled
     quota: int | None = None
     if sampling.policy == "balanced":
         smallest = available.filter(kept)["available"].min()
@@ -147,6 +152,8 @@ def _report(con: duckdb.DuckDBPyConnection, sampling: Sampling) -> pl.DataFrame:
         pl.when(kept).then(pl.min_horizontal("available", wanted)).otherwise(0).alias("taken"),
         pl.when(~kept)
         .then(pl.lit(f"fewer than min_per_label = {sampling.min_per_label}"))
+        .when(unlabelled)
+        .then(pl.lit("fetched, but in no subset"))
         .when(pl.col("available") < wanted)
         .then(pl.lit("all there are"))
         .otherwise(pl.lit("as wanted"))

@@ -87,7 +87,7 @@ def assign_subsets(
 
 
 def straddling_groups(splits: pl.DataFrame, media: pl.DataFrame, keys: list[str]) -> dict[str, int]:
-    """How many values of each key, and how many groups, have media in more than one subset: all zero in a sound split."""
+    """How many values of each key, and groups, have media in more than one subset: all zero in a sound split."""
     joined = splits.join(media, on="media_id")
     columns = {"group": "group_id"} | {key: KEY_COLUMNS[key] for key in keys}
     return {

@@ -19,7 +19,7 @@ SEVERAL = r"[;|,]\s*https?://"
 
 
 def percent_encode(url: str) -> str:
-    """The URL with blanks and non-ASCII letters percent-encoded; what is encoded already stays. Unreadable: as it was."""
+    """The URL with blanks and non-ASCII letters percent-encoded; what is encoded already stays."""
     try:
         return str(URL(url))
     except ValueError:

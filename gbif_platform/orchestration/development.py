@@ -34,12 +34,21 @@ def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], 
     check_port(mlflow_port, "--mlflow-port")
     bin_folder = Path(sys.executable).parent
     dagster = [bin_folder / "dagster", "dev", "-w", PROJECT / "workspace.yaml", "-h", "127.0.0.1", "-p", port]
-    mlflow = [bin_folder / "mlflow", "ui", "--backend-store-uri", settings.tracking_uri, "-h", "127.0.0.1", "-p", mlflow_port]
+    mlflow = [
+        bin_folder / "mlflow",
+        "ui",
+        "--backend-store-uri",
+        settings.tracking_uri,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        mlflow_port,
+    ]
     (settings.home / "mlflow").mkdir(parents=True, exist_ok=True)
     log = (settings.home / "mlflow" / "ui.log").open("w")
     servers = [
-        subprocess.Popen([str(part) for part in dagster], cwd=settings.home),
-        subprocess.Popen([str(part) for part in mlflow], cwd=settings.home, stdout=log, stderr=log),
+        subprocess.Popen([str(part) for part in dagster], cwd=settings.home),  # noqa: S603  our own arguments
+        subprocess.Popen([str(part) for part in mlflow], cwd=settings.home, stdout=log, stderr=log),  # noqa: S603
     ]
     say(f"Dagster http://127.0.0.1:{port}   MLflow http://127.0.0.1:{mlflow_port}   Ctrl-C ends both")
     signal.signal(signal.SIGTERM, signal.default_int_handler)

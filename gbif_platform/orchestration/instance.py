@@ -31,7 +31,9 @@ def prepare_home(settings: Settings) -> Path:
         if not copy.exists() or copy.read_bytes() != ours.read_bytes():
             shutil.copyfile(ours, copy)
     except OSError as error:
-        raise PlatformError(f"cannot write {home}: {error.strerror}", "set GBIF_PLATFORM_HOME to a folder of yours") from error
+        raise PlatformError(
+            f"cannot write {home}: {error.strerror}", "set GBIF_PLATFORM_HOME to a folder of yours"
+        ) from error
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 

@@ -19,7 +19,9 @@ def picture(png: bytes) -> dg.MarkdownMetadataValue:
 def table(frame: pl.DataFrame) -> dg.TableMetadataValue:
     """The first rows of a frame, inline on the asset page."""
     schema = dg.TableSchema(
-        columns=[dg.TableColumn(name, "number" if kind.is_numeric() else "string") for name, kind in frame.schema.items()]
+        columns=[
+            dg.TableColumn(name, "number" if kind.is_numeric() else "string") for name, kind in frame.schema.items()
+        ]
     )
     records = [
         dg.TableRecord({name: _plain(value) for name, value in row.items()})

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from gbif_platform.errors import PlatformError
-from gbif_platform.gbif.archive import DarwinCoreArchive, DataFile
+from gbif_platform.gbif.archive import DataFile
 from gbif_platform.gbif.terms import TYPES
 from gbif_platform.storage.tables import Outcome, refusals
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError
-from gbif_platform.gbif.archive import ArchiveMissing
+from gbif_platform.gbif.archive_errors import ArchiveMissing
 from gbif_platform.gbif.download import download, parse_reference
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
@@ -75,7 +75,9 @@ def add_snapshot(platform: Platform, dataset: Dataset, reference: str | None = N
         snapshot = _archive_snapshot(platform, dataset, Path(reference).expanduser().absolute())
     else:
         ref = parse_reference(reference)
-        snapshot = Snapshot(dataset.name, str(ref), "gbif_download", reference, _archive_key(str(ref)), doi=ref.doi or "")
+        snapshot = Snapshot(
+            dataset.name, str(ref), "gbif_download", reference, _archive_key(str(ref)), doi=ref.doi or ""
+        )
     known = tables.snapshots(platform.lake, dataset.name)
     if snapshot.key in known["snapshot"].to_list():
         return snapshot.key, False

@@ -45,13 +45,18 @@ def balanced_samples(run: Run) -> Report:
         "WHERE dataset = ? AND snapshot = ? ORDER BY taken DESC, stratum",
         [spec.name, run.snapshot],
     )
-    report.numbers |= {"labels": strata.filter(pl.col("taken") > 0).height, "labels_left_out": strata.filter(pl.col("taken") == 0).height}
+    report.numbers |= {
+        "labels": strata.filter(pl.col("taken") > 0).height,
+        "labels_left_out": strata.filter(pl.col("taken") == 0).height,
+    }
     report.tables["sample_report"] = strata
     report.pictures["label_distribution"] = bars(
         strata["stratum"].to_list(), {"available": strata["available"].to_list(), "taken": strata["taken"].to_list()}
     )
     short = strata.filter((pl.col("taken") > 0) & (pl.col("taken") != pl.min_horizontal("available", "wanted")))
     report.checks.append(
-        Check("quotas_exact", short.is_empty(), f"{short.height} labels differ from the smaller of wanted and available")
+        Check(
+            "quotas_exact", short.is_empty(), f"{short.height} labels differ from the smaller of wanted and available"
+        )
     )
     return report

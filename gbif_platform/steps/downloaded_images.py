@@ -2,10 +2,10 @@
 
 import polars as pl
 
-from gbif_platform.images.fetch import FetchOptions
 from gbif_platform.images.grid import sample_grid
+from gbif_platform.images.request import FetchOptions
 from gbif_platform.images.run import FetchProgress, fetch_images
-from gbif_platform.images.shards import read_member, verify_shard
+from gbif_platform.images.shards import ShardProblem, read_member, verify_shard
 from gbif_platform.plots import bars
 from gbif_platform.settings import Settings, fingerprint
 from gbif_platform.steps.run import Check, Report, Run
@@ -16,12 +16,13 @@ NAME = "downloaded_images"
 GRID = 30
 VERIFIED_SHARDS = 3
 
+
 def fetch_options(settings: Settings) -> FetchOptions:
     """The fetcher's options from the settings."""
     return FetchOptions(
         concurrency=settings.fetch_concurrency,
         per_host=settings.fetch_per_host,
-        timeout=settings.fetch_timeout,
+        deadline=settings.fetch_timeout,
         retries=settings.fetch_retries,
         max_bytes=settings.fetch_max_bytes,
         max_pixels=settings.fetch_max_pixels,
@@ -43,8 +44,8 @@ def downloaded_images(run: Run) -> Report:
             "SELECT md5(string_agg(concat_ws(' ', media_id, status, sha256), '\n' ORDER BY media_id)) FROM pictures"
         ).fetchone()
         refused = con.sql(
-            "SELECT media_id AS row_ref, coalesce(reason, 'not_fetched') AS reason, concat_ws(' ', url, detail) AS detail "
-            "FROM pictures WHERE status IS DISTINCT FROM 'ok' ORDER BY media_id"
+            "SELECT media_id AS row_ref, coalesce(reason, 'not_fetched') AS reason, "
+            "concat_ws(' ', url, detail) AS detail FROM pictures WHERE status IS DISTINCT FROM 'ok' ORDER BY media_id"
         ).pl()
         arrived = con.sql("SELECT * FROM pictures WHERE status = 'ok' ORDER BY media_id").pl()
     rows_in = run.count("balanced_samples")
@@ -72,7 +73,9 @@ def _fetch_missing(run: Run) -> int:
     settings = run.platform.settings
 
     def show(progress: FetchProgress) -> None:
-        report_progress(progress.done, len(plan), progress.note)
+        lost = progress.failed + progress.refused
+        note = f"{progress.images_per_second:.0f} pictures/s, {lost} refused or failed"
+        report_progress(progress.done, len(plan), note)
 
     fetch_images(
         plan.iter_rows(),
@@ -102,19 +105,27 @@ def _describe(run: Run, report: Report, arrived: pl.DataFrame) -> None:
     # of each label a few in turn, so that a long tail does not crowd out the rare ones
     chosen = arrived.with_columns(turn=pl.int_range(pl.len()).over("label")).sort("turn", "label").head(GRID)
     tiles = [
-        (read_member(run.platform.objects, row["shard"], row["shard_offset"], row["shard_size"]), row["label"])
+        (
+            read_member(run.platform.objects, row["shard"], row["shard_offset"], row["shard_size"]),
+            row["label"] or "no label",
+        )
         for row in chosen.sort("label", "media_id").iter_rows(named=True)
     ]
     if tiles:
         report.pictures["sample_grid"] = sample_grid(tiles)
     newest = stored.group_by("shard").agg(pl.col("fetched_at").max()).sort("fetched_at")["shard"].tail(VERIFIED_SHARDS)
-    problems = [f"{shard}: {problem}" for shard in newest for problem in _verify(run, shard)]
-    says = "; ".join(problems[:3]) or f"the newest {len(newest)} shards agree with the index"
-    report.checks.append(Check("shards_sound", not problems, says))
+    problems = [problem for shard in newest for problem in _verify(run, shard)]
+    says = "; ".join(f"{one.shard}: {one.problem} {one.url_id} {one.detail}" for one in problems[:3])
+    agreed = f"the newest {len(newest)} shards agree with the index"
+    report.checks.append(Check("shards_sound", not problems, says or agreed))
     share = len(arrived) / max(1, report.numbers["rows_in"])
-    report.checks.append(Check("most_arrived", share >= 0.5, f"{share:.1%} of the sampled media arrived", only_warn=True))
+    report.checks.append(
+        Check("most_arrived", share >= 0.5, f"{share:.1%} of the sampled media arrived", only_warn=True)
+    )
 
 
-def _verify(run: Run, shard: str) -> list[str]:
+def _verify(run: Run, shard: str) -> list[ShardProblem]:
+    """Problems of a shard; a member that a later fetch replaced is none."""
     rows = run.platform.lake.frame("SELECT * FROM images WHERE shard = ? AND status = 'ok'", [shard])
-    return verify_shard(run.platform.objects, shard, rows.to_dicts())
+    problems = verify_shard(run.platform.objects, shard, rows.to_dicts())
+    return [problem for problem in problems if problem.problem != "not_in_index"]

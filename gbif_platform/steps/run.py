@@ -86,7 +86,11 @@ class Run:
 
     def progress(self, name: str) -> Callable[[int, int | None, str], None]:
         """A place to report to: (done, total, note)."""
-        return lambda done, total=None, note="": self.platform.progress(name, done, total, note)
+
+        def report(done: int, total: int | None = None, note: str = "") -> None:
+            self.platform.progress(name, done, total, note)
+
+        return report
 
     @contextmanager
     def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -133,9 +137,7 @@ class Run:
             with self.reader() as con:
                 outcome = make(con, work)
             outcome.seconds = time.monotonic() - start
-            tables.write_stage(
-                self.platform.lake, self.stage(name), version, outcome, run_id=self.run_id, keys=keys
-            )
+            tables.write_stage(self.platform.lake, self.stage(name), version, outcome, run_id=self.run_id, keys=keys)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return True

@@ -16,7 +16,7 @@ NAME = "splits"
 
 
 def splits(run: Run) -> Report:
-    """Assign every picture that arrived, and is large enough, to a subset."""
+    """Assign every picture that arrived, has a label and is large enough, to a subset."""
     spec = run.dataset
     version = fingerprint(
         NAME, curation.VERSION, run.version_of("downloaded_images"), spec.split, spec.filters.min_side
@@ -24,13 +24,18 @@ def splits(run: Run) -> Report:
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
         media = _grouped_media(run, con)
-        large = media.filter(pl.col("side") >= spec.filters.min_side)
-        small = media.filter(pl.col("side") < spec.filters.min_side)
-        rows = curation.assign_subsets(con, large, spec.split, _previous_groups(run, con))
-        refused = small.select(
+        judged = media.with_columns(
+            reason=pl.when(pl.col("label").is_null())
+            .then(pl.lit("no_label"))
+            .when(pl.col("side") < spec.filters.min_side)
+            .then(pl.lit("below_min_side"))
+        )
+        sound = judged.filter(pl.col("reason").is_null())
+        rows = curation.assign_subsets(con, sound, spec.split, _previous_groups(run, con))
+        refused = judged.filter(pl.col("reason").is_not_null()).select(
             row_ref="media_id",
-            reason=pl.lit("below_min_side"),
-            detail=pl.format("{} px, wanted {}", "side", pl.lit(spec.filters.min_side)),
+            reason="reason",
+            detail=pl.format("{} px at the smaller side", "side"),
         )
         return Outcome({"splits": rows}, len(media), len(rows), refused=refused)
 
@@ -88,6 +93,4 @@ def _describe(run: Run, report: Report) -> None:
     says = ", ".join(f"{count} {key}" for key, count in astray.items())
     report.checks.append(Check("no_leakage", not any(astray.values()), f"in more than one subset: {says}"))
     empty = [name for name in names if not sizes.get(name)]
-    report.checks.append(
-        Check("no_empty_subset", not empty, f"empty: {', '.join(empty) or 'none'}", only_warn=True)
-    )
+    report.checks.append(Check("no_empty_subset", not empty, f"empty: {', '.join(empty) or 'none'}", only_warn=True))

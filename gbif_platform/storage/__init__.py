@@ -1,0 +1,1 @@
+"""Storage: the lake, its tables and the object store; the only room that writes."""

@@ -131,7 +131,7 @@ class Lake:
     @contextlib.contextmanager
     def _commit_lock(self) -> Iterator[None]:
         if self._sqlite_file is None:  # a crash drops the session, and with it the lock
-            import psycopg2  # noqa: PLC0415  only where PostgreSQL is used
+            import psycopg2
 
             with contextlib.closing(psycopg2.connect(self.catalog)) as con:
                 con.autocommit = True

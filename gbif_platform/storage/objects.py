@@ -55,11 +55,13 @@ class ObjectStore:
         return f"ObjectStore({self.url!r})"
 
     def put(self, key: str, data: bytes | Path) -> None:
-        """Write an object whole, replacing what was there. `data` is the bytes, or a local file to upload (multipart)."""
+        """Write an object whole, replacing what was there; `data` is the bytes, or a local file to upload."""
         try:
             obstore.put(self._store, key, data)
         except (BaseError, OSError) as error:
-            raise ObjectStoreError(f"cannot write {key} to {self.url}: {error}", "check free space and access") from error
+            raise ObjectStoreError(
+                f"cannot write {key} to {self.url}: {error}", "check free space and access"
+            ) from error
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises FileNotFoundError where there is none."""
@@ -80,6 +82,7 @@ class ObjectStore:
             raise ObjectStoreError(f"cannot read {key} from {self.url}: {error}") from error
 
     def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
         try:
             obstore.head(self._store, key)
         except FileNotFoundError:
@@ -93,6 +96,7 @@ class ObjectStore:
                 yield meta["path"]
 
     def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
         obstore.delete(self._store, key)
 
     def url_of(self, key: str) -> str:

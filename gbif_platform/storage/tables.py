@@ -33,9 +33,9 @@ TABLES = {
     "retry_at TIMESTAMPTZ",
     "splits": f"{KEYS}, media_id VARCHAR, subset VARCHAR, group_id VARCHAR",
     "models": f"{KEYS}, model VARCHAR, run_id VARCHAR, bundle VARCHAR, version VARCHAR, split_version VARCHAR, "
-    "lake_version BIGINT, epochs INTEGER, seconds DOUBLE, trained_at TIMESTAMPTZ",
-    "predictions": f"{KEYS}, model VARCHAR, media_id VARCHAR, subset VARCHAR, label VARCHAR, predicted VARCHAR, "
-    "score DOUBLE, log_probability DOUBLE, top_labels VARCHAR[], top_scores DOUBLE[]",
+    "lake_version BIGINT, epochs INTEGER, seconds DOUBLE, trained_at TIMESTAMPTZ, history VARCHAR",
+    "predictions": f"{KEYS}, model VARCHAR, media_id VARCHAR, subset VARCHAR, group_id VARCHAR, label VARCHAR, "
+    "predicted VARCHAR, score DOUBLE, log_probability DOUBLE, top_labels VARCHAR[], top_scores DOUBLE[]",
     "evaluation_metrics": f"{KEYS}, model VARCHAR, run_id VARCHAR, subset VARCHAR, slice VARCHAR, metric VARCHAR, "
     "value DOUBLE",
     "quarantine": f"{KEYS}, stage VARCHAR, row_ref VARCHAR, reason VARCHAR, detail VARCHAR",
@@ -72,15 +72,16 @@ class Outcome:
 
 def refusals(rows: list[tuple[str | None, str, str]]) -> pl.DataFrame:
     """Quarantine rows (row_ref, reason, detail) as a frame."""
-    return pl.DataFrame(
-        rows, schema={"row_ref": pl.String, "reason": pl.String, "detail": pl.String}, orient="row"
-    )
+    return pl.DataFrame(rows, schema={"row_ref": pl.String, "reason": pl.String, "detail": pl.String}, orient="row")
 
 
 def initialise(lake: Lake) -> None:
     """Create what is missing; existing tables and rows stay."""
     with lake.reader() as con:
-        present = {row[0] for row in con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name='lake'").fetchall()}
+        present = {
+            row[0]
+            for row in con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name='lake'").fetchall()
+        }
     if present.issuperset(TABLES):
         return
     with lake.transaction("gbif-platform init", "create tables") as con:

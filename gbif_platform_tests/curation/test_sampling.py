@@ -70,7 +70,13 @@ def test_quotas_are_exact_and_what_is_short_is_reported() -> None:
     outcome = sample(THREE, per_label=60, min_per_label=50)
     assert taken(outcome) == {"a": 60, "b": 60}
     report = {row["stratum"]: row for row in outcome.rows["sample_report"].iter_rows(named=True)}
-    assert report["c"] == {"stratum": "c", "available": 40, "wanted": 60, "taken": 0, "reason": "fewer than min_per_label = 50"}
+    assert report["c"] == {
+        "stratum": "c",
+        "available": 40,
+        "wanted": 60,
+        "taken": 0,
+        "reason": "fewer than min_per_label = 50",
+    }
     assert report["a"]["reason"] == "as wanted"
     assert sample(THREE, per_label=60).rows["sample_report"].row(2) == ("c", 40, 60, 40, "all there are")
 

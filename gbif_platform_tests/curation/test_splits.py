@@ -25,9 +25,7 @@ def media_frame(rows: list[tuple[int, int, int | None]]) -> pl.DataFrame:
     )
 
 
-rows = st.lists(
-    st.tuples(st.integers(0, 30), st.integers(0, 40), st.none() | st.integers(0, 40)), max_size=60
-)
+rows = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40), st.none() | st.integers(0, 40)), max_size=60)
 
 
 @settings(max_examples=60, deadline=None)

@@ -25,7 +25,10 @@ def spelling(con: duckdb.DuckDBPyConnection, url: str) -> tuple[str, str]:
         ("HTTP://Example.ORG:80/A/b.JPG?x=1#top", "http://example.org/A/b.JPG?x=1"),
         ("https://example.org:443", "https://example.org/"),
         ("https://example.org:8443/a", "https://example.org:8443/a"),
-        ("https://iiif.example.org/full/!512,512/0/default.jpg", "https://iiif.example.org/full/!512,512/0/default.jpg"),
+        (
+            "https://iiif.example.org/full/!512,512/0/default.jpg",
+            "https://iiif.example.org/full/!512,512/0/default.jpg",
+        ),
     ],
 )
 def test_one_spelling(con: duckdb.DuckDBPyConnection, written: str, spelt: str) -> None:

@@ -1,0 +1,1 @@
+"""What a model is worth, computed from its predictions alone: metrics with intervals, and plots."""

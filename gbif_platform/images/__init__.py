@@ -1,0 +1,1 @@
+"""Images: fetch, decode and resize, shards, verification, a sample grid."""

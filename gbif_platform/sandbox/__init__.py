@@ -1,0 +1,9 @@
+"""A loopback GBIF for the demo and the tests: invented insects, their records, and a server that publishes them.
+
+`with Sandbox() as sandbox: sandbox.publish(SandboxDataset())`, or `python -m gbif_platform.sandbox`.
+"""
+
+from gbif_platform.sandbox.archive import SandboxDataset
+from gbif_platform.sandbox.server import Sandbox
+
+__all__ = ["Sandbox", "SandboxDataset"]

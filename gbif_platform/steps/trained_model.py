@@ -1,0 +1,221 @@
+"""Step `trained_model`: a model that knows exactly which rows it saw."""
+
+import logging
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import polars as pl
+
+from gbif_platform import __version__
+from gbif_platform.dataset import Dataset
+from gbif_platform.settings import fingerprint
+from gbif_platform.sources.snapshots import find_snapshot
+from gbif_platform.steps.run import Check, Report, Run
+from gbif_platform.storage.tables import Outcome, refusals
+
+if TYPE_CHECKING:
+    from gbif_platform.training.bundle import Bundle
+    from gbif_platform.training.run import TrainResult
+    from gbif_platform.training.tracking import MlflowTracker
+
+log = logging.getLogger(__name__)
+
+NAME = "trained_model"
+VERSION = "1"
+BUNDLE_FILES = ("bundle.json", "model.safetensors")
+RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "species_key", "taxon_key")
+
+
+def stage_name(model: str) -> str:
+    """The stage of one model's training."""
+    return f"{model}/{NAME}"
+
+
+def labelled_pictures(run: Run, con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """Split pictures and their places: media_id, subset, group_id, label, shard, offset, size, license, gbif_id."""
+    splits = run.rows(con, "splits", "media_id, subset, group_id")  # noqa: F841  read by name
+    pictures = run.pictures(con)  # noqa: F841
+    return con.sql("""
+        SELECT media_id, subset, group_id, label, shard, shard_offset AS offset, shard_size AS size, license, gbif_id
+        FROM splits JOIN pictures USING (media_id) ORDER BY media_id""").pl()
+
+
+def trained_model(run: Run, model: str) -> Report:
+    """Train a model on the `train` subset; `validation` chooses its best epoch.
+
+    A kill loses at most a minute of work; running again goes on from the last checkpoint.
+
+    Raises:
+        TrainingDataError: fewer than two labels have training pictures.
+        PlatformError: the backbone or its weights are not to be had.
+    """
+    name, spec = stage_name(model), run.dataset.models[model]
+    version = fingerprint(NAME, VERSION, run.version_of("splits"), spec)
+    work = run.platform.work_folder("training", run.dataset.name, fingerprint(run.snapshot), f"{model}-{version}")
+
+    def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
+        lake_version = run.platform.lake.version()
+        rows = labelled_pictures(run, con).filter(pl.col("subset").is_in(["train", "validation"]))
+        labels = sorted(rows.filter(pl.col("subset") == "train")["label"].unique())
+        known = rows.filter(pl.col("label").is_in(labels))
+        bundle_key, result, run_id = _train(run, model, version, known, labels, lake_version, work)
+        stranger = rows.filter(~pl.col("label").is_in(labels))
+        refused = [(row, "label_not_in_training", label) for row, label in stranger.select("media_id", "label").rows()]
+        trained = pl.DataFrame(
+            {
+                "run_id": [run_id],
+                "bundle": [bundle_key],
+                "version": [version],
+                "split_version": [run.version_of("splits")],
+                "lake_version": [lake_version],
+                "epochs": [result.epochs],
+                "seconds": [result.seconds],
+                "trained_at": [datetime.now(UTC)],
+                "history": [pl.DataFrame(result.history).write_json()],
+            }
+        )
+        return Outcome({"models": trained}, len(rows), len(known), refused=refusals(refused))
+
+    written = run.compute(name, version, make, keys={"model": model})
+    shutil.rmtree(work, ignore_errors=True)
+    report = run.account(name)
+    report.written = written
+    _describe(run, model, report)
+    return report
+
+
+def _train(
+    run: Run, model: str, version: str, rows: pl.DataFrame, labels: list[str], lake_version: int, work: Path
+) -> tuple[str, "TrainResult", str | None]:
+    """Train, track and store the bundle; returns its key in the object store, the result, and MLflow's run id."""
+    from gbif_platform.training.bundle import Provenance, save_bundle
+    from gbif_platform.training.data import Samples
+    from gbif_platform.training.run import Progress, train
+
+    subsets = {
+        name: Samples.from_table(rows.filter(pl.col("subset") == name).to_arrow(), labels)
+        for name in ("train", "validation")
+    }
+    spec, report_progress = run.dataset.models[model], run.progress(stage_name(model))
+
+    def show(progress: Progress) -> None:
+        done = (progress.epoch - 1) * progress.steps + progress.step
+        note = f"epoch {progress.epoch}/{progress.epochs}, loss {progress.loss:.3f}, {progress.rate:.0f} pictures/s"
+        report_progress(done, progress.epochs * progress.steps, note)
+
+    snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
+    train_rows = rows.filter(pl.col("subset") == "train")
+    provenance = Provenance(
+        dataset=run.dataset.name,
+        snapshot=run.snapshot,
+        lake_version=lake_version,
+        split_digest=run.version_of("splits"),
+        doi=snapshot.doi or None,
+        licences=dict(train_rows.group_by("license").len().sort("license").iter_rows()),
+        code_version=__version__,
+    )
+    tracker = open_tracker(run, model, version)
+    result = train(
+        spec, subsets["train"], subsets["validation"], labels, run.platform.objects, work / "run",
+        tracker=tracker, progress=show,
+    )  # fmt: skip
+    taxonomy = _taxonomy(run, train_rows)
+    bundle = save_bundle(work / "bundle", result, spec, labels, provenance, taxonomy)
+    key = bundle_key(run.dataset, run.snapshot, model, version)
+    for file in BUNDLE_FILES:
+        run.platform.objects.put(f"{key}/{file}", bundle.folder / file)
+    tracker.log_folder(bundle.folder, "bundle")
+    for warning in result.warnings:
+        log.warning("%s: %s", stage_name(model), warning)
+    return key, result, tracker.run_id
+
+
+def bundle_key(dataset: Dataset, snapshot: str, model: str, version: str) -> str:
+    """Where a bundle lies in the object store."""
+    return f"bundles/{dataset.name}/{re.sub(r'[^A-Za-z0-9.-]', '_', snapshot)}/{model}-{version}"
+
+
+def open_tracker(run: Run, model: str, version: str) -> "MlflowTracker":
+    """The MLflow run of this training; it is found again after a kill, and by the evaluation."""
+    from gbif_platform.training.tracking import MlflowTracker, TrackedDataset
+
+    settings, snapshot = run.platform.settings, find_snapshot(run.platform, run.dataset, run.snapshot)
+    split_version = run.version_of("splits")
+    return MlflowTracker(
+        settings.tracking_uri,
+        run.dataset.name,
+        "/".join((run.dataset.name, run.snapshot, model, version)),
+        run_name=f"{model} {run.snapshot}",
+        tags={
+            "dataset": run.dataset.name,
+            "snapshot": run.snapshot,
+            "model": model,
+            "doi": snapshot.doi,
+            "split_version": split_version,
+            "lake_version": str(run.platform.lake.version()),
+            "code_version": __version__,
+            "run_id": run.run_id,
+        },
+        artifacts=None if settings.mlflow_uri else str(settings.home / "mlflow" / "artifacts"),
+        dataset=TrackedDataset(
+            name=run.dataset.name,
+            digest=split_version,
+            source=f"https://doi.org/{snapshot.doi}" if snapshot.doi else Path(snapshot.reference).as_uri(),
+        ),
+    )
+
+
+def _taxonomy(run: Run, rows: pl.DataFrame) -> dict[str, dict[str, str]]:
+    """The commonest lineage of each label."""
+    with run.reader() as con:
+        occurrences = run.rows(con, "occurrences")
+        ranks = [rank for rank in RANKS if rank in occurrences.columns]
+        if not ranks:
+            return {}
+        fields = ", ".join(f'mode("{rank}") AS "{rank}"' for rank in ranks)
+        frame = con.sql(f"SELECT label, {fields} FROM rows JOIN occurrences USING (gbif_id) GROUP BY label").pl()
+    return {row.pop("label"): {k: v for k, v in row.items() if v} for row in frame.iter_rows(named=True)}
+
+
+def open_bundle(run: Run, model: str) -> "Bundle":
+    """The trained model's bundle, copied to this machine where the object store is elsewhere."""
+    from gbif_platform.training.bundle import load_bundle
+
+    key = model_row(run, model)["bundle"]
+    if folder := run.platform.objects.path_of(key):
+        return load_bundle(folder)
+    folder = run.platform.work_folder("bundles", *key.split("/")[1:])
+    for file in BUNDLE_FILES:
+        (folder / file).write_bytes(run.platform.objects.get(f"{key}/{file}"))
+    return load_bundle(folder)
+
+
+def model_row(run: Run, model: str) -> dict[str, Any]:
+    """The trained model's row of the `models` table."""
+    return run.platform.lake.frame(
+        "SELECT * FROM models WHERE dataset = ? AND snapshot = ? AND model = ?", [run.dataset.name, run.snapshot, model]
+    ).row(0, named=True)
+
+
+def _describe(run: Run, model: str, report: Report) -> None:
+    from gbif_platform.evaluation.plots import training_curves
+    from gbif_platform.training.bundle import BundleError
+
+    row = model_row(run, model)
+    history = pl.read_json(row["history"].encode())
+    report.numbers |= {"epochs": row["epochs"], "training_seconds": row["seconds"]}
+    report.texts |= {"mlflow_run_id": row["run_id"] or "", "lake_version": str(row["lake_version"])}
+    report.texts["bundle"] = run.platform.objects.url_of(row["bundle"])
+    report.tables["epochs"] = history
+    report.pictures["curves"] = training_curves(history.to_dicts())
+    try:
+        bundle = open_bundle(run, model)
+        report.numbers["labels"] = len(bundle.labels)
+        check = Check("bundle_loads", True, f"{len(bundle.labels)} labels, weights agree with their digest")
+    except BundleError as error:
+        check = Check("bundle_loads", False, error.cause)
+    report.checks.append(check)

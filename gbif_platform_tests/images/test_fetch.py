@@ -1,0 +1,296 @@
+"""Every fault a host can show: one typed result, never a hang, and the neighbours come all the same."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import pytest
+
+from gbif_platform.images import addresses
+from gbif_platform.images.fetch import FetchOptions, FetchResult, fetch
+from gbif_platform.images.transform import Transform
+from gbif_platform_tests.images.faulty_host import FaultyHost, picture
+
+T = TypeVar("T")
+
+OPTIONS = FetchOptions(
+    connect_timeout=1, stall_timeout=0.4, deadline=0.8, retries=2, backoff=0.02, max_bytes=2**20, allow_private=True
+)
+
+
+@pytest.fixture
+def host() -> Iterator[FaultyHost]:
+    with FaultyHost() as host:
+        yield host
+
+
+def run(work: Coroutine[object, object, T]) -> T:
+    """Run to the end; asserts that no hang happens and no task is left behind."""
+
+    async def watched() -> T:
+        async with asyncio.timeout(30):
+            value = await work
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return value
+
+    return asyncio.run(watched())
+
+
+def fetch_all(urls: Iterable[str], options: FetchOptions = OPTIONS) -> dict[str, FetchResult]:
+    """Fetch and check what holds for every result."""
+
+    async def collect() -> list[FetchResult]:
+        return [result async for result in fetch(((url, url) for url in urls), options, Transform(size=32))]
+
+    listed = run(collect())
+    results = {result.url_id: result for result in listed}
+    assert len(results) == len(listed)
+    for result in results.values():
+        assert result.fetched_at.tzinfo == UTC
+        assert len(result.detail) <= 300
+        if result.status == "ok":
+            assert result.reason == ""
+            assert result.data is not None
+            assert result.sha256 == sha256(result.data).hexdigest()
+            assert result.retry_at is None
+        else:
+            assert result.reason
+            assert result.data is None
+    return results
+
+
+FAULTS = [
+    ("status/404", "failed", "http_404", 1),
+    ("status/403", "failed", "http_403", 1),
+    ("status/410", "failed", "http_410", 1),
+    ("status/429", "failed", "http_429", 3),
+    ("status/500", "failed", "http_500", 3),
+    ("status/503", "failed", "http_503", 3),
+    ("status/206", "failed", "http_206", 1),
+    ("status/204", "refused", "empty_body", 1),
+    ("drip", "failed", "timeout", 2),
+    ("drip_headers", "failed", "timeout", 2),
+    ("silent", "failed", "timeout", 2),
+    ("stall", "failed", "timeout", 2),
+    ("reset", "failed", "connection_reset", 3),
+    ("hang_up", "failed", "connection_reset", 3),
+    ("cut", "failed", "truncated_transfer", 3),
+    ("cut_chunks", "failed", "truncated_transfer", 3),
+    ("garbage", "failed", "bad_response", 3),
+    ("zip_cut", "failed", "truncated_transfer", 3),
+    ("zip_wrong", "failed", "bad_encoding", 3),
+    ("longer", "failed", "bad_response", 3),
+    ("brotli", "failed", "bad_encoding", 3),
+    ("loop", "failed", "redirect_loop", 1),
+    ("hops/6", "failed", "too_many_redirects", 1),
+    ("nowhere", "failed", "bad_redirect", 1),
+    ("to/file:///etc/hostname", "refused", "unsupported_scheme", 1),
+    ("to/http://[::1", "failed", "bad_redirect", 1),
+    ("half", "refused", "truncated_image", 1),
+    ("endless", "refused", "too_many_bytes", 1),
+    ("announced", "refused", "too_many_bytes", 1),
+    ("zip_bomb", "refused", "too_many_bytes", 1),
+    ("page", "refused", "html_page", 1),
+    ("empty", "refused", "empty_body", 1),
+    ("noise", "refused", "not_an_image", 1),
+]
+
+
+@pytest.mark.parametrize(("path", "status", "reason", "attempts"), FAULTS, ids=[fault[0] for fault in FAULTS])
+def test_a_fault_is_typed_and_its_neighbours_come(
+    host: FaultyHost, path: str, status: str, reason: str, attempts: int
+) -> None:
+    neighbours = [host.url(f"good/{number}") for number in (1, 2, 3)]
+    results = fetch_all([neighbours[0], host.url(path), *neighbours[1:]])
+    bad = results.pop(host.url(path))
+    assert (bad.status, bad.reason, bad.attempts) == (status, reason, attempts)
+    if path not in ("loop", "hops/6", "hang_up"):  # aiohttp itself asks again where a kept connection turns out dead
+        assert host.targets().count(path) == attempts
+    assert {url: result.source_sha256 for url, result in results.items()} == {
+        url: sha256(picture(number)).hexdigest() for number, url in enumerate(neighbours, 1)
+    }
+
+
+@pytest.mark.parametrize("path", ["flaky", "zipped", "hops/1", "hops/5"])
+def test_troubles_that_end_well(host: FaultyHost, path: str) -> None:
+    result = fetch_all([host.url(path)])[host.url(path)]
+    assert result.status == "ok"
+    assert result.http_status == 200
+    assert result.attempts == (2 if path == "flaky" else 1)
+    expected = picture({"zipped": 7, "hops/1": 1, "hops/5": 1}.get(path, 0))
+    assert result.source_sha256 == sha256(expected).hexdigest()
+    assert result.source_bytes == len(expected)
+    assert (result.source_width, result.source_height, result.source_format) == (64, 64, "jpeg")
+    assert (result.width, result.height, result.frames) == (32, 32, 1)
+
+
+def test_when_to_ask_again_depends_on_the_reason(host: FaultyHost) -> None:
+    results = fetch_all([host.url(path) for path in ("status/404", "status/410", "status/500", "page")])
+    waits = {
+        result.url.rpartition("/")[2]: result.retry_at
+        and round((result.retry_at - result.fetched_at) / timedelta(hours=1))
+        for result in results.values()
+    }
+    assert waits == {"404": 30 * 24, "410": None, "500": 1, "page": 30 * 24}
+
+
+def test_an_html_page_names_its_title_and_its_hash(host: FaultyHost) -> None:
+    result = fetch_all([host.url("page")])[host.url("page")]
+    assert result.detail == "Terms of use"
+    assert result.source_sha256
+
+
+@pytest.mark.parametrize(("path", "at_least"), [("busy_seconds", 1.0), ("busy_date", 1.0)])
+def test_retry_after_pauses_the_whole_host_and_no_other(host: FaultyHost, path: str, at_least: float) -> None:
+    with FaultyHost() as other:
+        urls = [host.url(path), *(host.url(f"good/{n}") for n in range(3)), *(other.url(f"good/{n}") for n in range(3))]
+        results = fetch_all(urls, OPTIONS.model_copy(update={"per_host": 1}))
+        assert {result.status for result in results.values()} == {"ok"}
+        first, *later = host.seen
+        assert first.target == f"/{path}"
+        assert all(seen.time - first.time >= at_least for seen in later)
+        assert max(seen.time for seen in other.seen) - first.time < at_least
+
+
+def test_a_host_that_asks_for_hours_is_left_alone(host: FaultyHost) -> None:
+    options = OPTIONS.model_copy(update={"per_host": 1})
+    results = fetch_all([host.url("closed_for_hours"), *(host.url(f"good/{n}") for n in range(20))], options)
+    assert host.targets() == ["closed_for_hours"]
+    assert sorted({result.reason for result in results.values()}) == ["host_busy", "http_429"]
+    for result in results.values():
+        assert result.retry_at is not None
+        assert timedelta(hours=1.9) < result.retry_at - datetime.now(UTC) <= timedelta(hours=2)
+
+
+def test_a_slow_host_does_not_hold_up_the_others(host: FaultyHost) -> None:
+    options = OPTIONS.model_copy(update={"concurrency": 6, "per_host": 2, "retries": 0})
+    with FaultyHost() as other:
+        started = time.monotonic()
+        fetch_all([*(host.url(f"silent/{n}") for n in range(8)), *(other.url(f"good/{n}") for n in range(40))], options)
+        # Four rounds of 0.4 s at the slow host; the other one is done within its first.
+        assert time.monotonic() - started > 1.5
+        assert max(seen.time for seen in other.seen) - started < 1.2
+
+
+def test_per_host_limit_holds(host: FaultyHost) -> None:
+    options = OPTIONS.model_copy(update={"per_host": 2, "stall_timeout": 0.3, "retries": 0})
+    fetch_all([host.url(f"silent/{n}") for n in range(4)], options)
+    times = [seen.time - host.seen[0].time for seen in host.seen]
+    assert times[1] < 0.25 < times[2]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/hostname", "unsupported_scheme"),
+        ("ftp://127.0.0.1/a.jpg", "unsupported_scheme"),
+        ("data:image/gif;base64,R0lGODlhAQABAAAAACw=", "unsupported_scheme"),
+        ("urn:catalog:LMNH:12345", "unsupported_scheme"),
+        ("www.example.invalid/photo.jpg", "unsupported_scheme"),
+        ("", "unsupported_scheme"),
+        ("http:///photo.jpg", "invalid_url"),
+        ("http://[::1/photo.jpg", "invalid_url"),
+        ("http://127.0.0.1:1/photo.jpg", "connection_refused"),
+        ("http://nowhere.invalid/photo.jpg", "host_not_found"),
+    ],
+)
+def test_urls_that_lead_nowhere(url: str, reason: str) -> None:
+    assert fetch_all([url])[url].reason == reason
+
+
+@pytest.fixture
+def only_this_host_is_public(host: FaultyHost, monkeypatch: pytest.MonkeyPatch) -> FaultyHost:
+    """Lets the test's own host pass for a public one, so that redirects from it can be followed."""
+    real = addresses.is_public
+    monkeypatch.setattr(addresses, "is_public", lambda address: address == host.address or real(address))
+    return host
+
+
+@pytest.mark.parametrize(
+    "target", ["http://169.254.169.254/latest/meta-data/", "http://[::1]:80/", "http://[::ffff:10.0.0.1]/"]
+)
+def test_redirects_to_addresses_that_are_not_public(only_this_host_is_public: FaultyHost, target: str) -> None:
+    url = only_this_host_is_public.url(f"to/{target}")
+    result = fetch_all([url], OPTIONS.model_copy(update={"allow_private": False}))[url]
+    assert (result.status, result.reason, result.attempts) == ("refused", "forbidden_address", 1)
+
+
+def test_private_machines_are_never_reached(
+    only_this_host_is_public: FaultyHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS.model_copy(update={"allow_private": False})
+    with FaultyHost("127.0.0.2") as inside:
+        hop = only_this_host_is_public.url(f"to/{inside.url('good/1')}")
+        named = f"http://localhost.localdomain.test:{inside.port}/good/1"
+        monkeypatch.setattr("socket.getaddrinfo", resolving({"localhost.localdomain.test": "127.0.0.2"}))
+        results = fetch_all([hop, inside.url("good/1"), named], options)
+        assert {result.reason for result in results.values()} == {"forbidden_address"}
+        assert inside.seen == []
+
+
+def resolving(names: dict[str, str]) -> Callable[..., Any]:
+    """A look-up as a hostile name server would answer it."""
+    real = socket.getaddrinfo
+    return lambda host, *args, **kwargs: real(names.get(host, host), *args, **kwargs)
+
+
+def test_the_host_sees_what_a_browser_would_send(host: FaultyHost) -> None:
+    fetch_all([host.url("good/1?a b=ö&c=%2F%c3"), host.url("status/404?x=照片|")], OPTIONS)
+    assert sorted(host.targets()) == ["good/1?a%20b=%C3%B6&c=%2F%c3", "status/404?x=%E7%85%A7%E7%89%87%7C"]
+
+
+def test_we_say_who_we_are(host: FaultyHost) -> None:
+    fetch_all([host.url("good/1")], OPTIONS.model_copy(update={"contact": "https://example.org/bot"}))
+    headers = host.seen[0].headers
+    assert headers["User-Agent"].startswith("gbif-platform/")
+    assert headers["User-Agent"].endswith("(+https://example.org/bot)")
+    assert headers["Accept-Encoding"] == "identity"
+
+
+def test_the_plan_is_read_lazily_and_leaving_early_ends_everything(host: FaultyHost) -> None:
+    read = 0
+
+    def endless_plan() -> Iterator[tuple[str, str]]:
+        nonlocal read
+        while True:
+            read += 1
+            yield str(read), host.url(f"good/{read % 5}")
+
+    async def take_five() -> None:
+        async with aclosing(fetch(endless_plan(), OPTIONS)) as results:
+            for _ in range(5):
+                assert (await anext(results)).status == "ok"
+
+    run(take_five())
+    assert read <= 10_000 + 200
+
+
+def test_an_error_of_the_plan_is_the_callers(host: FaultyHost) -> None:
+    def broken_plan() -> Iterator[tuple[str, str]]:
+        yield "1", host.url("good/1")
+        raise LookupError("the table went away")
+
+    async def consume() -> None:
+        async with aclosing(fetch(broken_plan(), OPTIONS)) as results:
+            async for _ in results:
+                pass
+
+    with pytest.raises(LookupError, match="the table went away"):
+        run(consume())
+
+
+def test_a_fault_of_ours_is_counted_and_logged(
+    host: FaultyHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gbif_platform.images.fetch.transform_image", lambda *_, **__: 1 / 0)
+    with caplog.at_level(logging.ERROR):
+        result = fetch_all([host.url("good/1")])[host.url("good/1")]
+    assert (result.status, result.reason) == ("failed", "internal_error")
+    assert "ZeroDivisionError" in result.detail
+    assert "ZeroDivisionError" in caplog.text
