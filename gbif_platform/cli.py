@@ -17,7 +17,9 @@ from gbif_platform.platform import Platform
 from gbif_platform.settings import Settings, load_settings
 
 SHIPPED = Path(__file__).parent / "defs" / "datasets"
-console = Console()
+WIDE = 160
+"""Columns where the output is no terminal, so that tables are not folded into a log."""
+console = Console(width=None if sys.stdout.isatty() else WIDE)
 errors = Console(stderr=True)
 
 
@@ -95,7 +97,7 @@ def main(debug: bool) -> None:
 @main.command()
 @with_platform
 def init(platform: Platform) -> None:
-    """Create the home folder, the lake and the Dagster instance; what is there stays."""
+    """Create what is missing of home, lake and instance."""
     initialise(platform)
     console.print(f"ready: {platform.settings.home}")
 
@@ -172,7 +174,7 @@ def dataset_check(platform: Platform, names: tuple[str, ...]) -> None:
 
 @main.group()
 def snapshot() -> None:
-    """Snapshots of a dataset: one immutable state of its source each."""
+    """Snapshots of a dataset: add, list."""
 
 
 @snapshot.command("add")
@@ -202,12 +204,14 @@ def snapshot_add(platform: Platform, name: str, reference: str | None) -> None:
 @with_platform
 def snapshot_list(platform: Platform, name: str) -> None:
     """The snapshots of a dataset, oldest first."""
+    import polars as pl
+
     from gbif_platform.storage import tables
     from gbif_platform.terminal import frame_table
 
     find_dataset(platform.settings, name)
-    rows = tables.snapshots(platform.lake, name)
-    console.print(frame_table(rows.select("snapshot", "kind", "reference", "total_records", "license", "added_at")))
+    rows = tables.snapshots(platform.lake, name).with_columns(added=pl.col("added_at").dt.strftime("%Y-%m-%d %H:%M"))
+    console.print(frame_table(rows.select("snapshot", "kind", "reference", "total_records", "license", "added")))
 
 
 @main.command()
@@ -216,7 +220,10 @@ def snapshot_list(platform: Platform, name: str) -> None:
 @click.option("--select", "names", help="Assets, separated by commas; what they need and is missing comes along.")
 @with_platform
 def run(platform: Platform, name: str, key: str | None, names: str | None) -> None:
-    """Materialise a dataset's assets for one snapshot; what is there already is not made again."""
+    """Materialise a dataset's assets for one snapshot.
+
+    What the lake holds already in this version is not made again, and no picture is fetched twice.
+    """
     from gbif_platform.sources.snapshots import add_snapshot, find_snapshot
 
     chosen = find_dataset(platform.settings, name)
@@ -246,7 +253,7 @@ def run_and_tell(platform: Platform, dataset: Dataset, snapshot: str, names: tup
 @main.command()
 @with_platform
 def status(platform: Platform) -> None:
-    """What every snapshot of every dataset holds, and runs that are going on."""
+    """What every snapshot holds, and which runs go on."""
     import dagster as dg
 
     from gbif_platform.orchestration.instance import UNFINISHED, bury_dead_runs
@@ -283,7 +290,7 @@ def sql(platform: Platform, statement: str, kind: str) -> None:
 @main.command()
 @with_platform
 def demo(platform: Platform) -> None:
-    """Start the sandbox, run the demo dataset end to end, and say where to look."""
+    """Run the demo dataset end to end on a loopback GBIF."""
     from gbif_platform.sandbox.demo import demo_sandbox
     from gbif_platform.sources.snapshots import add_snapshot
 
@@ -307,7 +314,7 @@ def demo(platform: Platform) -> None:
 @click.option("--mlflow-port", default=5000, show_default=True, help="MLflow's web UI.")
 @with_platform
 def dev(platform: Platform, port: int, mlflow_port: int) -> None:
-    """Serve the Dagster UI with its daemon, and MLflow's UI, until Ctrl-C."""
+    """Serve the UIs of Dagster and MLflow until Ctrl-C."""
     from gbif_platform.orchestration.development import serve
 
     initialise(platform)

@@ -134,7 +134,7 @@ def test_refused_media_say_why() -> None:
     media, occurrences = lake_rows(["a", None, "a", "a"])
     media = media.with_columns(license=pl.Series(["CC0-1.0", "CC0-1.0", "CC-BY-NC-4.0", "unknown"]))
     occurrences = occurrences.with_columns(basis_of_record=pl.lit("FOSSIL_SPECIMEN"))
-    outcome = draw(media, occurrences, Sampling())
+    outcome = draw(media, occurrences, Sampling(policy="balanced"))
     reasons = outcome.refused.sort("row_ref").select("reason", "detail").rows()
     assert reasons == [
         ("no_label", "no species"),
@@ -142,8 +142,15 @@ def test_refused_media_say_why() -> None:
         ("licence_not_allowed", "unknown"),
     ]
     with pytest.raises(NothingToSample, match="1 basis_of_record_not_allowed"):
-        draw(media, occurrences, Sampling(), Filters(basis_of_record=["HUMAN_OBSERVATION"]))
-    assert len(members(draw(media, occurrences, Sampling(), Filters(licences="any")))) == 3
+        draw(media, occurrences, Sampling(policy="balanced"), Filters(basis_of_record=["HUMAN_OBSERVATION"]))
+    assert len(members(draw(media, occurrences, Sampling(policy="balanced"), Filters(licences="any")))) == 3
+
+
+def test_policy_all_takes_what_has_no_label_too_and_says_so() -> None:
+    outcome = draw(*lake_rows(["a", None]), Sampling(policy="all"))
+    assert outcome.rows["balanced_samples"].select("label", "stratum").rows() == [("a", "a"), (None, "(no label)")]
+    report = outcome.rows["sample_report"].filter(pl.col("stratum") == "(no label)")
+    assert report["reason"].to_list() == ["fetched, but in no subset"]
 
 
 def test_an_unknown_label_lists_those_that_exist() -> None:
