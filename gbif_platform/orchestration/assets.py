@@ -158,7 +158,7 @@ def build_asset(dataset: Dataset, shell: Shell) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         platform.progress(shell.stage, 0, None, "")
         try:
-            report = shell.step(Run(platform, dataset, context.partition_key, context.run_id))
+            report = shell.step(Run(platform, dataset, context.partition_key, context.run.run_id))
         except Exception as error:
             if known := explained(error):
                 raise failure(known) from error
