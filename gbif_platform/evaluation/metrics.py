@@ -166,7 +166,8 @@ def baseline(predictions: Predictions) -> dict[str, float]:
     """What one scores without looking: the training's label frequencies as the answer to every picture.
 
     Returns:
-        top1, top5, macro, and log_loss of the frequencies (each count plus one). Equal counts: the lower index first.
+        top1, top5, macro_accuracy, and log_loss of the frequencies (each count plus one). Equal counts: the lower
+        index first.
     """
     order = np.argsort(-predictions.train_counts, kind="stable")
     support = predictions.support
@@ -174,7 +175,7 @@ def baseline(predictions: Predictions) -> dict[str, float]:
     return {
         "top1": float(support[order[0]] / len(predictions)),
         "top5": float(support[order[:5]].sum() / len(predictions)),
-        "macro": float((support[order[0]] > 0) / (support > 0).sum()),
+        "macro_accuracy": float((support[order[0]] > 0) / (support > 0).sum()),
         "log_loss": float(-(support @ np.log(frequency)) / len(predictions)),
     }
 
@@ -190,7 +191,7 @@ class Interval:
 def bootstrap(
     predictions: Predictions, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 17
 ) -> dict[str, Interval]:
-    """Intervals of `top1` and `macro` by resampling groups.
+    """Intervals of `top1` and `macro_accuracy` by resampling groups.
 
     Each group weighs Poisson(1) in each resample; a label that no group of a resample has is left out of its macro.
     The same rows in any order give the same intervals.
@@ -209,7 +210,7 @@ def bootstrap(
     percentiles = [50 * (1 - confidence), 50 * (1 + confidence)]
     return {
         name: Interval(*(float(value) for value in np.nanpercentile(np.concatenate(values), percentiles)))
-        for name, values in (("top1", micro), ("macro", macro))
+        for name, values in (("top1", micro), ("macro_accuracy", macro))
     }
 
 
@@ -273,14 +274,15 @@ class Evaluation:
 def evaluate(predictions: Predictions, *, resamples: int = RESAMPLES, seed: int = 17) -> Evaluation:
     """All metrics of one model on one subset.
 
-    The summary holds top1, top5, macro with `_low` and `_high` (95 %) for top1 and macro, log_loss, the same of the
-    majority class as `baseline_…`, and the sizes: pictures, groups, labels, labels_evaluated (the macro's classes).
+    The summary holds top1, top5, macro_accuracy (the first and last with `_low` and `_high`, 95 %), log_loss, the same
+    of the majority class as `baseline_…`, and the sizes: pictures, groups, labels, labels_evaluated (those that
+    macro_accuracy averages).
     """
     intervals = bootstrap(predictions, resamples=resamples, seed=seed)
     summary = {
         "top1": top_k_accuracy(predictions, 1),
         "top5": top_k_accuracy(predictions, 5),
-        "macro": macro_accuracy(predictions),
+        "macro_accuracy": macro_accuracy(predictions),
         "log_loss": log_loss(predictions),
     }
     for name, interval in intervals.items():

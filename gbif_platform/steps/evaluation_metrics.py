@@ -130,7 +130,7 @@ def _describe(run: Run, model: str, training_version: str, report: Report) -> No
     says = "top-1 {top1:.1%} ({top1_low:.1%} – {top1_high:.1%}), always the commonest label {baseline_top1:.1%}"
     report.checks.append(Check("beats_baseline", shown.beats_baseline, says.format(**shown.summary), only_warn=True))
     if report.written:
-        tracker = open_tracker(run, model, training_version)
+        tracker = open_tracker(run, model, training_version, model_row(run, model)["lake_version"])
         tracker.log_metrics({f"test_{name}": value for name, value in shown.summary.items()})
         tracker.log_bytes(report.pictures["confusion_matrix"], "confusion_matrix.png")
         report.texts["mlflow_warnings"] = "; ".join(tracker.warnings)

@@ -118,7 +118,7 @@ def _train(
         licences=dict(train_rows.group_by("license").len().sort("license").iter_rows()),
         code_version=__version__,
     )
-    tracker = open_tracker(run, model, version)
+    tracker = open_tracker(run, model, version, lake_version)
     result = train(
         spec, subsets["train"], subsets["validation"], labels, run.platform.objects, work / "run",
         tracker=tracker, progress=show,
@@ -139,7 +139,7 @@ def bundle_key(dataset: Dataset, snapshot: str, model: str, version: str) -> str
     return f"bundles/{dataset.name}/{re.sub(r'[^A-Za-z0-9.-]', '_', snapshot)}/{model}-{version}"
 
 
-def open_tracker(run: Run, model: str, version: str) -> "MlflowTracker":
+def open_tracker(run: Run, model: str, version: str, lake_version: int) -> "MlflowTracker":
     """The MLflow run of this training; it is found again after a kill, and by the evaluation."""
     from gbif_platform.training.tracking import MlflowTracker, TrackedDataset
 
@@ -156,7 +156,7 @@ def open_tracker(run: Run, model: str, version: str) -> "MlflowTracker":
             "model": model,
             "doi": snapshot.doi,
             "split_version": split_version,
-            "lake_version": str(run.platform.lake.version()),
+            "lake_version": str(lake_version),
             "code_version": __version__,
             "run_id": run.run_id,
         },

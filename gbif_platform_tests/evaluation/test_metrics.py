@@ -100,11 +100,11 @@ def test_the_order_of_the_rows_does_not_matter(case: tuple[np.ndarray, np.ndarra
 @given(cases())
 def test_numbers_stay_in_their_range(case: tuple[np.ndarray, np.ndarray]) -> None:
     summary = evaluate(from_scores(*case), resamples=50).summary
-    for name in ("top1", "top5", "macro", "baseline_top1", "baseline_top5", "baseline_macro"):
+    for name in ("top1", "top5", "macro_accuracy", "baseline_top1", "baseline_top5", "baseline_macro_accuracy"):
         assert 0 <= summary[name] <= 1
     assert summary["top1"] <= summary["top5"]
     assert summary["baseline_top1"] <= summary["baseline_top5"]
-    for name in ("top1", "macro"):
+    for name in ("top1", "macro_accuracy"):
         assert not summary[f"{name}_low"] > summary[f"{name}_high"]
 
 
@@ -136,7 +136,7 @@ def test_the_baseline_is_the_trainings_most_frequent_label() -> None:
     scored = baseline(from_scores(label, scores, counts=[1, 2, 50, 50, 3, 4, 5]))
     assert scored["top1"] == 0.2, "label 2, the first of the two with 50"
     assert scored["top5"] == pytest.approx(0.6), "labels 2, 3, 6, 5, 4"
-    assert scored["macro"] == pytest.approx(1 / 7)
+    assert scored["macro_accuracy"] == pytest.approx(1 / 7)
     frequency = (np.array([1, 2, 50, 50, 3, 4, 5]) + 1) / 122
     expected = sklearn_metrics.log_loss(label, np.tile(frequency, (10, 1)), labels=range(7))
     assert scored["log_loss"] == pytest.approx(expected)
@@ -193,7 +193,7 @@ def test_rows_for_the_lake() -> None:
     assert all(isinstance(row["value"], float) and np.isfinite(row["value"]) for row in rows)
     keys = [(row["slice"], row["metric"]) for row in rows]
     assert len(set(keys)) == len(keys)
-    assert {("all", "top1"), ("all", "baseline_macro"), ("label=species 3", "recall")} <= set(keys)
+    assert {("all", "top1"), ("all", "baseline_macro_accuracy"), ("label=species 3", "recall")} <= set(keys)
 
 
 def test_nothing_to_evaluate_and_foreign_labels_are_told() -> None:

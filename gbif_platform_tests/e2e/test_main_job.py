@@ -1,0 +1,200 @@
+"""The main job: a dataset file in, a trained and evaluated model out, through Dagster, twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from gbif_platform.dataset import Dataset, parse_dataset
+from gbif_platform.images.shards import verify_shard
+from gbif_platform.orchestration.instance import prepare_home
+from gbif_platform.orchestration.keys import asset_key
+from gbif_platform.orchestration.runs import RunResult, execute
+from gbif_platform.platform import Platform
+from gbif_platform.sandbox import Sandbox, SandboxDataset
+from gbif_platform.settings import Settings
+from gbif_platform.sources.snapshots import add_snapshot
+
+pytestmark = pytest.mark.e2e
+
+SIZE = 160
+STAGES = ["occurrences", "media_urls", "balanced_samples", "downloaded_images", "splits"]
+PROMISED = {  # columns that outsiders rely on
+    "occurrences": "dataset snapshot gbif_id dataset_key occurrence_id species decimal_latitude",
+    "media_urls": "dataset snapshot media_id url_id gbif_id url media_type format license_text license creator "
+    "rights_holder",
+    "balanced_samples": "dataset snapshot media_id url_id label",
+    "sample_report": "dataset snapshot stratum available wanted taken reason",
+    "images": "url_id url status reason http_status source_sha256 sha256 width height shard shard_offset shard_size "
+    "attempts fetched_at retry_at",
+    "splits": "dataset snapshot media_id subset group_id",
+    "evaluation_metrics": "dataset snapshot model run_id subset slice metric value",
+    "quarantine": "dataset snapshot stage row_ref reason detail",
+}
+
+
+def dataset_file(endpoint: str) -> str:
+    return f"""\
+type: gbif_platform.components.ImageDataset
+attributes:
+  name: insects
+  source: {{gbif_download: {{doi: "https://doi.org/10.15468/dl.sand01", endpoint: "{endpoint}"}}}}
+  label: species
+  filters: {{licences: any}}
+  sampling: {{policy: balanced, per_label: 40, min_per_label: 5}}
+  images: {{size: 64}}
+  split: {{subsets: {{train: 0.6, validation: 0.2, test: 0.2}}}}
+  models:
+    tiny: {{backbone: resnet10t, image_size: 32, epochs: 2}}
+"""
+
+
+class World:
+    """One home, one sandbox, and what the first run left."""
+
+    def __init__(self, home: Path, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.platform = Platform(Settings(home=home, allow_private_hosts=True))
+        prepare_home(self.platform.settings)
+        self.dataset: Dataset = parse_dataset(dataset_file(sandbox.url), home / "insects.yaml")
+        sandbox.publish(SandboxDataset(size=SIZE))
+        self.snapshot, _ = add_snapshot(self.platform, self.dataset)
+        self.first = self.run(self.snapshot)
+
+    def run(self, snapshot: str) -> RunResult:
+        return execute(self.platform, self.dataset, snapshot)
+
+    def frame(self, sql: str) -> pl.DataFrame:
+        return self.platform.lake.frame(sql)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with Sandbox() as sandbox:
+        yield World(tmp_path_factory.mktemp("home"), sandbox)
+
+
+def test_every_stage_succeeds_and_loses_no_row(world: World) -> None:
+    assert world.first.failures == []
+    stages = world.frame("SELECT * FROM stages ORDER BY written_at")
+    assert stages["stage"].to_list() == [*STAGES, "tiny/trained_model", "tiny/evaluation_metrics"]
+    accounted = stages["rows_out"] + stages["rows_refused"] + stages["rows_left"]
+    assert (stages["rows_in"] == accounted).all()
+    quarantined = dict(world.frame("SELECT stage, count(*) FROM quarantine GROUP BY stage").iter_rows())
+    assert {
+        row["stage"]: row["rows_refused"] for row in stages.iter_rows(named=True) if row["rows_refused"]
+    } == quarantined
+
+
+def test_the_tables_have_the_columns_that_outsiders_rely_on(world: World) -> None:
+    for table, names in PROMISED.items():
+        assert set(names.split()) <= set(world.frame(f"SELECT * FROM {table} LIMIT 0").columns), table
+
+
+def test_each_trouble_of_the_archive_is_quarantined_under_its_name(world: World) -> None:
+    reasons = set(world.frame("SELECT reason FROM quarantine")["reason"])
+    assert {
+        "orphan",
+        "no_identifier",
+        "not_still_image",
+        "duplicate_media",
+        "no_label",
+        "http_404",
+        "html_page",
+        "truncated_transfer",
+    } <= reasons
+
+
+def test_dagster_shows_numbers_pictures_columns_and_passed_checks(world: World) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run = instance.get_run_by_id(world.first.run_id)
+        assert run is not None
+        assert run.status == dg.DagsterRunStatus.SUCCESS
+        for stage in (*STAGES, "tiny/trained_model", "tiny/evaluation_metrics"):
+            event = instance.get_latest_materialization_event(asset_key("insects", stage))
+            assert event is not None
+            assert event.asset_materialization is not None
+            assert event.asset_materialization.partition == world.snapshot
+            metadata = event.asset_materialization.metadata
+            assert isinstance(metadata["dagster/row_count"].value, int)
+            if stage != "tiny/trained_model":
+                assert metadata["dagster/column_schema"].value.columns
+            if stage != "occurrences":
+                assert any("base64" in str(value.value) for key, value in metadata.items() if "(picture)" in key), stage
+            if stage == "downloaded_images":
+                assert "sample_grid (picture)" in metadata
+        evaluations = [
+            event.dagster_event.event_specific_data
+            for event in instance.all_logs(world.first.run_id)
+            if event.dagster_event and event.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION"
+        ]
+        assert len(evaluations) >= 14
+        failed = [one.check_name for one in evaluations if not one.passed]
+        assert set(failed) <= {"beats_baseline"}, "two epochs may not beat the baseline; everything else must hold"
+
+
+def test_no_shard_is_torn_and_the_index_is_right(world: World) -> None:
+    rows = world.frame("SELECT * FROM images WHERE status = 'ok'")
+    for (shard,), members in rows.group_by("shard"):
+        assert verify_shard(world.platform.objects, shard, members.to_dicts()) == []
+
+
+def test_metrics_stand_beside_the_baseline_and_predictions_are_rows(world: World) -> None:
+    metrics = world.frame("SELECT subset, metric, value FROM evaluation_metrics WHERE slice = 'all'")
+    test = {row["metric"]: row["value"] for row in metrics.iter_rows(named=True) if row["subset"] == "test"}
+    assert {"top1", "top5", "macro_accuracy", "top1_low", "top1_high", "baseline_top1"} <= set(test)
+    assert test["top1_low"] <= test["top1"] <= test["top1_high"]
+    predictions = world.frame("SELECT label, predicted FROM predictions WHERE subset = 'test'")
+    assert test["top1"] == pytest.approx((predictions["label"] == predictions["predicted"]).mean())
+    sliced = world.frame("SELECT DISTINCT slice FROM evaluation_metrics WHERE slice LIKE 'label=%'")
+    assert len(sliced) >= 6
+
+
+def test_mlflow_knows_the_snapshot_the_lake_version_and_the_checkpoint(world: World) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(world.platform.settings.tracking_uri)
+    experiment = client.get_experiment_by_name("insects")
+    (run,) = client.search_runs([experiment.experiment_id])
+    model = world.frame("SELECT run_id, lake_version FROM models").row(0, named=True)
+    assert (run.info.run_id, run.info.status) == (model["run_id"], "FINISHED")
+    assert run.data.tags["snapshot"] == world.snapshot
+    assert run.data.tags["lake_version"] == str(model["lake_version"])
+    assert run.data.params["backbone"] == "resnet10t"
+    assert run.inputs.dataset_inputs[0].dataset.name == "insects"
+    assert "https://doi.org/10.15468/dl.sand01" in run.inputs.dataset_inputs[0].dataset.source
+    assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 2
+    assert run.data.metrics["test_top1"] >= 0
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "bundle")}
+    assert names == {"bundle/bundle.json", "bundle/model.safetensors"}
+    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)].count("confusion_matrix.png") == 1
+
+
+def test_the_state_that_a_model_was_trained_on_can_be_read_again(world: World) -> None:
+    version = world.frame("SELECT lake_version FROM models")["lake_version"][0]
+    then = world.frame(f"SELECT media_id, subset FROM splits AT (VERSION => {version}) ORDER BY media_id")
+    assert then.equals(world.frame("SELECT media_id, subset FROM splits ORDER BY media_id"))
+
+
+def test_a_second_run_fetches_and_writes_nothing(world: World) -> None:
+    requests, version = world.sandbox.counts(), world.platform.lake.version()
+    assert world.run(world.snapshot).failures == []
+    assert world.sandbox.counts() == requests
+    assert world.platform.lake.version() == version
+
+
+def test_one_new_occurrence_costs_its_own_pictures_and_moves_no_old_one(world: World) -> None:
+    before = world.sandbox.counts()
+    world.sandbox.publish(SandboxDataset(size=SIZE, grow=1 / SIZE))
+    snapshot, new = add_snapshot(world.platform, world.dataset, "10.15468/dl.sand02")
+    assert new
+    result = execute(world.platform, world.dataset, snapshot, ["splits"])
+    assert result.failures == []
+    fetched = {
+        path for path, count in world.sandbox.counts().items() if "/media/" in path and count > before.get(path, 0)
+    }
+    assert len(fetched) <= 3, "the sandbox gives an occurrence at most a few media"
+    sides = world.frame("SELECT media_id, count(DISTINCT subset) AS subsets FROM splits GROUP BY media_id")
+    assert (sides["subsets"] == 1).all()

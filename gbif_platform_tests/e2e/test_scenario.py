@@ -1,0 +1,163 @@
+"""Real photographs with real troubles, row by row against the truth: an archive in, a model better than chance out."""
+
+import csv
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gbif_platform.dataset import parse_dataset
+from gbif_platform.orchestration.instance import prepare_home
+from gbif_platform.orchestration.runs import RunResult, execute
+from gbif_platform.platform import Platform
+from gbif_platform.settings import Settings
+from gbif_platform.sources.snapshots import add_snapshot
+
+pytestmark = pytest.mark.e2e
+
+PORT = 8099  # the archive's URLs hold it
+DATASET = """\
+type: gbif_platform.components.ImageDataset
+attributes:
+  name: scenario
+  source: {{archive: {archive}}}
+  label: species
+  filters: {{licences: any}}
+  sampling: {{policy: all}}
+  images: {{size: 96}}
+  split: {{subsets: {{train: 0.7, validation: 0.1, test: 0.2}}}}
+  models:
+    scratch: {{backbone: resnet18, image_size: 64, epochs: 12}}
+"""
+QUARANTINED = {  # fate: reason in the media_urls stage
+    "several pictures in one identifier": "several_urls_in_identifier",
+    "unsupported scheme": "unsupported_scheme",
+    "must be refused": "unsupported_scheme",
+    "no scheme": "no_scheme",
+    "relative URL": "relative_url",
+    "no identifier": "no_identifier",
+    "not a still image": "not_still_image",
+    "orphan": "orphan",
+}
+FAILED = {  # fate: status and reason in the image ledger
+    "HTTP 404": ("failed", "http_404"),
+    "HTTP 410": ("failed", "http_410"),
+    "HTTP 403": ("failed", "http_403"),
+    "HTTP 500": ("failed", "http_500"),
+    "redirect loop": ("failed", "redirect_loop"),
+    "timeout": ("failed", "timeout"),
+    "truncated transfer": ("failed", "truncated_transfer"),
+    "connection reset": ("failed", "connection_reset"),
+    "connection refused": ("failed", "connection_refused"),
+    "host does not resolve": ("failed", "host_not_found"),
+    "empty body": ("failed", "empty_body"),
+    "HTML page, no picture": ("refused", "html_page"),
+    "too many pixels": ("refused", "too_many_pixels"),
+    "too many bytes": ("refused", "too_many_bytes"),
+}
+
+
+class Scenario:
+    def __init__(self, home: Path, data: Path) -> None:
+        self.truth = list(csv.DictReader((data / "truth.csv").open(encoding="utf-8")))
+        self.platform = Platform(Settings(home=home, allow_private_hosts=True))
+        prepare_home(self.platform.settings)
+        self.dataset = parse_dataset(DATASET.format(archive=data / "archive.zip"), home / "scenario.yaml")
+        self.snapshot, _ = add_snapshot(self.platform, self.dataset)
+        start = time.monotonic()
+        self.result = self.run("splits")
+        self.seconds = time.monotonic() - start
+
+    def run(self, *names: str) -> RunResult:
+        return execute(self.platform, self.dataset, self.snapshot, names)
+
+    def fates(self) -> dict[str, dict[str, str | None]]:
+        """What became of each line of multimedia.txt."""
+        rows = self.platform.lake.frame("""
+            SELECT row_ref, url_id, NULL AS quarantined, status, reason, source_sha256
+            FROM media_urls JOIN images USING (url_id)
+            UNION ALL SELECT row_ref, NULL, reason, NULL, NULL, NULL FROM quarantine WHERE stage = 'media_urls'""")
+        return {row["row_ref"].removeprefix("multimedia.txt:"): row for row in rows.iter_rows(named=True)}
+
+
+@pytest.fixture(scope="module")
+def scenario(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
+    data = shared / "scenario" / "dev"
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            pytest.skip(f"port {PORT} is in use; the scenario's URLs need it")
+    script = [sys.executable, str(shared / "make_scenario.py"), "serve", "--dir", str(data), "--time-scale", "0.2"]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        try:
+            yield Scenario(tmp_path_factory.mktemp("scenario"), data)
+        finally:
+            server.kill()
+
+
+def test_it_ends_soon_and_without_a_failure(scenario: Scenario) -> None:
+    assert scenario.result.failures == []
+    assert scenario.seconds < 120
+
+
+def test_every_picture_arrives_byte_for_byte_and_everything_else_is_refused_by_name(scenario: Scenario) -> None:
+    fates = scenario.fates()
+    wrong = []
+    for row in scenario.truth:
+        fate, got = row["fate"], fates[row["media_line"]]
+        if fate == "picture":
+            # a line that stands twice is quarantined once; its picture is there
+            good = got["quarantined"] == "duplicate_media" or (
+                got["status"] == "ok" and got["source_sha256"] == row["sha256"]
+            )
+        elif fate in QUARANTINED:
+            good = got["quarantined"] == QUARANTINED[fate]
+        elif fate in FAILED:
+            good = (got["status"], got["reason"]) == FAILED[fate]
+        elif fate.startswith("difficult: decode if"):
+            good = got["status"] == "ok" or got["reason"] == "unsupported_format"
+        elif fate.startswith("difficult: reject"):
+            good = got["status"] == "refused"
+        else:
+            good = fate.startswith("difficult") and got["status"] == "ok"
+        if not good:
+            wrong.append((row["media_line"], fate, got))
+    assert wrong == []
+    assert len(fates) == len(scenario.truth)
+
+
+def test_rows_in_are_rows_out_and_quarantined_at_every_stage(scenario: Scenario) -> None:
+    stages = scenario.platform.lake.frame("SELECT * FROM stages")
+    assert (stages["rows_in"] == stages["rows_out"] + stages["rows_refused"] + stages["rows_left"]).all()
+    stage = {row["stage"]: row for row in stages.iter_rows(named=True)}
+    assert (stage["occurrences"]["rows_in"], stage["media_urls"]["rows_in"]) == (870, len(scenario.truth))
+
+
+def test_no_group_straddles_and_unlabelled_pictures_are_in_no_subset(scenario: Scenario) -> None:
+    straddling = scenario.platform.lake.frame("""
+        SELECT gbif_id FROM splits JOIN media_urls USING (media_id) GROUP BY gbif_id HAVING count(DISTINCT subset) > 1""")
+    assert straddling.is_empty()
+    same_bytes = scenario.platform.lake.frame("""
+        SELECT source_sha256 FROM splits JOIN balanced_samples USING (media_id) JOIN images USING (url_id)
+        GROUP BY source_sha256 HAVING count(DISTINCT subset) > 1""")
+    assert same_bytes.is_empty()
+    labels = scenario.platform.lake.frame("SELECT label FROM splits JOIN balanced_samples USING (media_id)")["label"]
+    assert labels.null_count() == 0
+    assert labels.n_unique() == 11
+
+
+def test_a_model_trained_from_scratch_is_better_than_the_majority_class(scenario: Scenario) -> None:
+    start = time.monotonic()
+    assert scenario.run().failures == []
+    assert time.monotonic() - start < 300
+    rows = scenario.platform.lake.frame(
+        "SELECT metric, value FROM evaluation_metrics WHERE subset = 'test' AND slice = 'all'"
+    )
+    test = dict(rows.iter_rows())
+    assert test["top1_low"] > test["baseline_top1"]
+    assert test["top1"] > 1.5 * test["baseline_top1"]
