@@ -26,6 +26,11 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def stated(part: BaseModel) -> str:
+    """What a part of a dataset file says beyond the defaults: a key added to the platform changes no version."""
+    return part.model_dump_json(exclude_defaults=True)
+
+
 class GbifDownload(Part):
     """A GBIF download in Darwin Core Archive format."""
 

@@ -6,6 +6,7 @@ import duckdb
 import polars as pl
 
 from gbif_platform.curation import sampling
+from gbif_platform.dataset import stated
 from gbif_platform.plots import bars
 from gbif_platform.settings import fingerprint
 from gbif_platform.steps.run import Check, Report, Run
@@ -21,10 +22,10 @@ def balanced_samples(run: Run) -> Report:
         UnknownLabel, NothingToSample
     """
     spec = run.dataset
+    filters = (spec.filters.licences, spec.filters.basis_of_record)
     version = fingerprint(
-        NAME, sampling.VERSION, run.version_of("media_urls"), spec.label, spec.filters.licences,
-        spec.filters.basis_of_record, spec.sampling,
-    )  # fmt: skip
+        NAME, sampling.VERSION, run.version_of("media_urls"), spec.label, filters, stated(spec.sampling)
+    )
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
         return sampling.balanced_sample(

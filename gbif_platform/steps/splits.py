@@ -7,6 +7,7 @@ import polars as pl
 
 from gbif_platform.curation import splits as curation
 from gbif_platform.curation.urls import define_macros
+from gbif_platform.dataset import stated
 from gbif_platform.plots import bars
 from gbif_platform.settings import fingerprint
 from gbif_platform.steps.run import Check, Report, Run
@@ -19,7 +20,7 @@ def splits(run: Run) -> Report:
     """Assign every picture that arrived, has a label and is large enough, to a subset."""
     spec = run.dataset
     version = fingerprint(
-        NAME, curation.VERSION, run.version_of("downloaded_images"), spec.split, spec.filters.min_side
+        NAME, curation.VERSION, run.version_of("downloaded_images"), stated(spec.split), spec.filters.min_side
     )
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:

@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 
 from gbif_platform import __version__
-from gbif_platform.dataset import Dataset
+from gbif_platform.dataset import Dataset, stated
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources.snapshots import find_snapshot
 from gbif_platform.steps.run import Check, Report, Run
@@ -54,7 +54,7 @@ def trained_model(run: Run, model: str) -> Report:
         PlatformError: the backbone or its weights are not to be had.
     """
     name, spec = stage_name(model), run.dataset.models[model]
-    version = fingerprint(NAME, VERSION, run.version_of("splits"), spec)
+    version = fingerprint(NAME, VERSION, run.version_of("splits"), stated(spec))
     work = run.platform.work_folder("training", run.dataset.name, fingerprint(run.snapshot), f"{model}-{version}")
 
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:

@@ -54,7 +54,7 @@ FAILED = {  # fate: status and reason in the image ledger
     "connection reset": ("failed", "connection_reset"),
     "connection refused": ("failed", "connection_refused"),
     "host does not resolve": ("failed", "host_not_found"),
-    "empty body": ("failed", "empty_body"),
+    "empty body": ("refused", "empty_body"),
     "HTML page, no picture": ("refused", "html_page"),
     "too many pixels": ("refused", "too_many_pixels"),
     "too many bytes": ("refused", "too_many_bytes"),
