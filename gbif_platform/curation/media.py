@@ -1,5 +1,6 @@
 """Media rows: from the lines of a multimedia extension to one row for each picture of each occurrence."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
@@ -32,12 +33,13 @@ CASE
   WHEN m.media_type IS NOT NULL AND NOT regexp_matches(m.media_type, '{STILL_TYPE}', 'i') THEN 'not_still_image'
   WHEN m.media_type IS NULL AND m.format IS NOT NULL AND NOT m.format ILIKE 'image%' THEN 'not_still_image'
   WHEN m.identifier IS NULL THEN 'no_identifier'
-  WHEN regexp_matches(m.identifier, '{SEVERAL}', 'i') THEN 'several_urls_in_identifier'
+  WHEN contains(m.identifier[9:], '://') AND regexp_matches(m.identifier, '{SEVERAL}', 'i')
+    THEN 'several_urls_in_identifier'
   WHEN m.identifier LIKE '/%' OR m.identifier LIKE '.%' THEN 'relative_url'
   WHEN m.scheme = '' OR m.scheme LIKE '%.%' THEN 'no_scheme'
   WHEN m.scheme NOT IN ('http', 'https') THEN 'unsupported_scheme'
-  WHEN url_host(m.identifier) = '' THEN 'no_host'
-  WHEN m.media_type IS NULL AND m.format IS NULL AND NOT regexp_matches(url_path(m.identifier), '{IMAGE_ENDING}', 'i')
+  WHEN host = '' THEN 'no_host'
+  WHEN m.media_type IS NULL AND m.format IS NULL AND NOT regexp_matches(path, '{IMAGE_ENDING}', 'i')
     THEN 'unknown_media_type'
 END"""
 
@@ -69,24 +71,25 @@ def media_rows(
     """
     define_macros(con)
     present = set(media.columns)
-    fields = [
-        f'"{source}" AS "{name}"' if source in present else f'NULL::VARCHAR AS "{name}"'
+    fields = {
+        name: f'"{source}" AS "{name}"' if source in present else f'NULL::VARCHAR AS "{name}"'
         for name, source in COLUMNS.items()
-    ]
+    }
     identifier = "nullif(trim(identifier), '')" if "identifier" in present else "NULL::VARCHAR"
+    judged_by = ("media_type", "format", "references")
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE media_lines AS
         SELECT row_number() OVER () AS line, _row_ref AS row_ref, nullif(trim(_id), '') AS core_id,
-               {identifier} AS identifier, {", ".join(fields)}
+               {identifier} AS identifier, {", ".join(fields[name] for name in judged_by)}
         FROM media""")
     _percent_encode(con)
-    licences = _licences(con)  # noqa: F841  read by name in the query below
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE media_judged AS
-        SELECT m.*, o.gbif_id, {REASON} AS reason,
+        SELECT m.*, o.gbif_id, {REASON} AS reason, host || path AS url_key,
                identity(concat_ws('\x1f', coalesce(o.dataset_key, ''), coalesce(o.occurrence_id, o.gbif_id),
-                                  url_key(m.identifier))) AS media_id
-        FROM (SELECT *, lower(regexp_extract(identifier, '^([A-Za-z][A-Za-z0-9+.-]*):', 1)) AS scheme
+                                  host || path)) AS media_id
+        FROM (SELECT *, lower(regexp_extract(identifier, '^([A-Za-z][A-Za-z0-9+.-]*):', 1)) AS scheme,
+                     url_host(identifier) AS host, url_path(identifier) AS path
               FROM media_lines) m
         LEFT JOIN occurrences o ON o.gbif_id = m.core_id""")
     con.execute("""
@@ -95,15 +98,21 @@ def media_rows(
             WHERE reason IS NULL GROUP BY media_id HAVING count(*) > 1) twice
         WHERE media_judged.media_id = twice.media_id AND media_judged.reason IS NULL AND line > first""")
     file = work / "media_urls.parquet"
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    licences = _licences(con, media) if "license" in present else _licence_table([])  # noqa: F841  read by name
     con.sql(f"""
-        SELECT media_id, identity(url_key(identifier)) AS url_id, gbif_id, url_spelling(identifier) AS url,
-               {names}, coalesce(licences.license, 'unknown') AS license, row_ref, key64(media_id) AS sample_key
-        FROM media_judged LEFT JOIN licences USING (license_text)
-        WHERE reason IS NULL ORDER BY line""").write_parquet(str(file), compression="zstd")
+        SELECT media_id, identity(url_key) AS url_id, gbif_id, scheme || '://' || url_key AS url, {_quoted(COLUMNS)},
+               coalesce(licences.license, 'unknown') AS license, j.row_ref, key64(media_id) AS sample_key
+        FROM (SELECT line, row_ref, gbif_id, media_id, scheme, url_key FROM media_judged WHERE reason IS NULL) j
+        JOIN (SELECT _row_ref AS row_ref, {", ".join(fields.values())} FROM media) m ON j.row_ref = m.row_ref
+        LEFT JOIN licences USING (license_text)
+        ORDER BY line""").write_parquet(str(file), compression="zstd")
     refused = con.sql(f"SELECT row_ref, reason, {DETAIL} AS detail FROM media_judged WHERE reason IS NOT NULL").pl()
     counts = con.sql("SELECT count(*), count(*) FILTER (reason IS NULL) FROM media_judged").fetchone() or (0, 0)
     return Outcome({"media_urls": file}, rows_in=counts[0], rows_out=counts[1], refused=refused)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _percent_encode(con: duckdb.DuckDBPyConnection) -> None:
@@ -119,9 +128,12 @@ def _percent_encode(con: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def _licences(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+def _licences(con: duckdb.DuckDBPyConnection, media: duckdb.DuckDBPyRelation) -> pl.DataFrame:
     """SPDX id for each distinct licence text."""
-    texts = [row[0] for row in con.sql("SELECT DISTINCT license_text FROM media_lines").fetchall() if row[0]]
+    return _licence_table([row[0] for row in con.sql("SELECT DISTINCT license FROM media").fetchall() if row[0]])
+
+
+def _licence_table(texts: list[str]) -> pl.DataFrame:
     return pl.DataFrame(
         {"license_text": texts, "license": [normalise(text).spdx for text in texts]},
         schema={"license_text": pl.String, "license": pl.String},

@@ -45,8 +45,9 @@ def define_macros(con: duckdb.DuckDBPyConnection) -> None:
     """
     con.execute(rf"""
         CREATE OR REPLACE TEMP MACRO url_host(url) AS
-            regexp_replace(lower(regexp_extract(url, '{PARTS}', 2, 'i')),
-                           CASE WHEN url ILIKE 'https:%' THEN ':443$' ELSE ':80$' END, '');
+            CASE WHEN url ILIKE 'https:%'
+                 THEN regexp_replace(lower(regexp_extract(url, '{PARTS}', 2, 'i')), ':443$', '')
+                 ELSE regexp_replace(lower(regexp_extract(url, '{PARTS}', 2, 'i')), ':80$', '') END;
         CREATE OR REPLACE TEMP MACRO url_path(url) AS
             CASE WHEN regexp_extract(url, '{PARTS}', 3, 'i') = '' THEN '/'
                  ELSE regexp_extract(url, '{PARTS}', 3, 'i') END;

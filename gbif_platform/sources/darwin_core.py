@@ -1,6 +1,6 @@
 """Occurrence rows and media lines out of a Darwin Core Archive, staged as Parquet in bounded memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,23 @@ from gbif_platform.storage.tables import Outcome, refusals
 VERSION = "1"
 
 
+ROW_GROUP = 20_000
+"""Rows of a staged Parquet row group: hundreds of wide columns are buffered for one group at a time."""
+
+
 @dataclass(frozen=True)
 class Staged:
-    """A data file of an archive as Parquet: every field text, `_id` and `_row_ref` beside them."""
+    """A data file of an archive as Parquet: every field text, `_id` and `_row_ref` beside them.
+
+    Attributes:
+        rows: sound rows in the file.
+        filled: columns that hold at least one value.
+        refused: rows that could not be parsed.
+    """
 
     file: Path
     rows: int
+    filled: frozenset[str]
     refused: pl.DataFrame
 
     @property
@@ -36,12 +47,16 @@ def stage(data_file: DataFile, file: Path, progress: Callable[[int], None] | Non
     Raises:
         ArchiveError: the member is cut, missing or unsafe.
     """
-    with pq.ParquetWriter(file, data_file.schema, compression="zstd") as writer:
+    filled: set[str] = set()
+    with pq.ParquetWriter(file, data_file.schema, compression="lz4") as writer:  # read once, then deleted
         for batch in data_file.batches():
             writer.write_batch(batch)
+            columns = zip(batch.schema.names, batch.columns, strict=True)
+            filled.update(name for name, column in columns if name not in filled and column.null_count < len(column))
             if progress:
                 progress(data_file.rows)
-    return Staged(file, data_file.rows, refusals([(row.row_ref, row.reason, row.detail) for row in data_file.rejected]))
+    refused = refusals([(row.row_ref, row.reason, row.detail) for row in data_file.rejected])
+    return Staged(file, data_file.rows, frozenset(filled), refused)
 
 
 def occurrence_rows(con: duckdb.DuckDBPyConnection, staged: Staged, work: Path) -> Outcome:
@@ -61,28 +76,25 @@ def occurrence_rows(con: duckdb.DuckDBPyConnection, staged: Staged, work: Path) 
         PlatformError: the archive has no occurrence at all.
     """
     core = con.read_parquet(str(staged.file), file_row_number=True)
-    terms = [name for name in core.columns if name not in ("_id", "_row_ref", "file_row_number", "gbif_id")]
-    known = _filled(con, core, [*terms, *(["gbif_id"] if "gbif_id" in core.columns else [])])
-    gbif_id = "coalesce(gbif_id, _id)" if "gbif_id" in known else "_id"
-    fields = [text for name in terms if name in known for text in _typed(con, core, name)]
-    fields += [f"NULL::VARCHAR AS {name}" for name in ("dataset_key", "occurrence_id") if name not in known]
+    gbif_id = "trim(coalesce(gbif_id, _id))" if "gbif_id" in staged.filled else "trim(_id)"
+    terms = [name for name in core.columns if name in staged.filled and name not in ("_id", "_row_ref", "gbif_id")]
+    fields = [*_typed(con, core, terms)]
+    fields += [f"NULL::VARCHAR AS {name}" for name in ("dataset_key", "occurrence_id") if name not in terms]
     con.execute(f"""
-        CREATE OR REPLACE TEMP TABLE occurrence_ids AS
-        SELECT file_row_number AS line, trim({gbif_id}) AS id, _row_ref AS row_ref FROM core""")
-    con.execute("""
         CREATE OR REPLACE TEMP TABLE refused_occurrences AS
+        WITH ids AS (SELECT file_row_number AS line, {gbif_id} AS id, _row_ref AS row_ref FROM core),
+             twice AS (SELECT id, min(line) AS first FROM ids WHERE coalesce(id, '') <> ''
+                       GROUP BY id HAVING count(*) > 1)
         SELECT line, row_ref, 'empty_id' AS reason, 'the row has no id' AS detail
-        FROM occurrence_ids WHERE coalesce(id, '') = ''
+        FROM ids WHERE coalesce(id, '') = ''
         UNION ALL
-        SELECT i.line, row_ref, 'duplicate_id', 'id ' || i.id || ' stands in an earlier row'
-        FROM occurrence_ids i JOIN (SELECT id, min(line) AS first FROM occurrence_ids WHERE coalesce(id, '') <> ''
-                                    GROUP BY id HAVING count(*) > 1) twice
-        ON i.id = twice.id AND i.line > twice.first""")
+        SELECT line, row_ref, 'duplicate_id', 'id ' || ids.id || ' stands in an earlier row'
+        FROM ids JOIN twice ON ids.id = twice.id AND line > first""")
     file = work / "occurrences.parquet"
     con.sql(f"""
-        SELECT trim({gbif_id}) AS gbif_id, _row_ref AS row_ref, {", ".join(fields)}
+        SELECT {gbif_id} AS gbif_id, _row_ref AS row_ref, {", ".join(fields)}
         FROM core ANTI JOIN refused_occurrences ON core.file_row_number = refused_occurrences.line
-        """).write_parquet(str(file), compression="zstd")
+        """).write_parquet(str(file), compression="zstd", row_group_size=ROW_GROUP)
     refused = con.sql("SELECT row_ref, reason, detail FROM refused_occurrences ORDER BY line").pl()
     outcome = Outcome(
         {"occurrences": file},
@@ -95,20 +107,18 @@ def occurrence_rows(con: duckdb.DuckDBPyConnection, staged: Staged, work: Path) 
     return outcome
 
 
-def _filled(con: duckdb.DuckDBPyConnection, core: duckdb.DuckDBPyRelation, names: list[str]) -> set[str]:
-    """Columns that hold at least one value."""
-    if not names:
-        return set()
-    columns = ", ".join(f'count("{name}")' for name in names)
-    counts = con.sql(f"SELECT {columns} FROM core").fetchone() or ()
-    return {name for name, count in zip(names, counts, strict=True) if count}
-
-
-def _typed(con: duckdb.DuckDBPyConnection, core: duckdb.DuckDBPyRelation, name: str) -> list[str]:
-    """The column with its type; beside it the text of values that are not of that type, where there are any."""
-    kind = TYPES.get(name)
-    if kind is None:
-        return [f'"{name}"']
-    odd = f'CASE WHEN try_cast("{name}" AS {kind}) IS NULL THEN "{name}" END'
-    unread = con.sql(f"SELECT count({odd}) FROM core").fetchone() or (0,)
-    return [f'try_cast("{name}" AS {kind}) AS "{name}"', *([f'{odd} AS "{name}_text"'] if unread[0] else [])]
+def _typed(con: duckdb.DuckDBPyConnection, core: duckdb.DuckDBPyRelation, terms: list[str]) -> Iterator[str]:
+    """Columns with their types; beside each the text of values that are not of its type, where there are any."""
+    odd = {
+        name: f'CASE WHEN try_cast("{name}" AS {TYPES[name]}) IS NULL THEN "{name}" END'
+        for name in terms
+        if name in TYPES
+    }
+    unread: dict[str, int] = {}
+    if odd:
+        counts = con.sql(f"SELECT {', '.join(f'count({text})' for text in odd.values())} FROM core").fetchone() or ()
+        unread = dict(zip(odd, counts, strict=True))
+    for name in terms:
+        yield f'try_cast("{name}" AS {TYPES[name]}) AS "{name}"' if name in odd else f'"{name}"'
+        if unread.get(name):
+            yield f'{odd[name]} AS "{name}_text"'
