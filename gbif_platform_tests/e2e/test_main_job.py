@@ -16,6 +16,8 @@ from gbif_platform.platform import Platform
 from gbif_platform.sandbox import Sandbox, SandboxDataset
 from gbif_platform.settings import Settings
 from gbif_platform.sources.snapshots import add_snapshot
+from gbif_platform.steps.credit import credit
+from gbif_platform.steps.run import Run
 
 pytestmark = pytest.mark.e2e
 
@@ -176,6 +178,20 @@ def test_the_state_that_a_model_was_trained_on_can_be_read_again(world: World) -
     version = world.frame("SELECT lake_version FROM models")["lake_version"][0]
     then = world.frame(f"SELECT media_id, subset FROM splits AT (VERSION => {version}) ORDER BY media_id")
     assert then.equals(world.frame("SELECT media_id, subset FROM splits ORDER BY media_id"))
+
+
+def test_every_picture_of_the_dataset_is_credited_and_counted(world: World) -> None:
+    found = credit(Run(world.platform, world.dataset, world.snapshot))
+    pictures = world.frame("SELECT media_id, gbif_id FROM splits JOIN media_urls USING (media_id) ORDER BY media_id")
+    assert found.manifest["media_id"].to_list() == pictures["media_id"].to_list()
+    assert found.manifest["credit"].null_count() == 0
+    assert (
+        found.counts["records"].sum()
+        == pictures["gbif_id"].n_unique()
+        == sum(found.derived["relatedDatasets"].values())
+    )
+    assert found.citation is not None
+    assert "10.15468/dl.sand01" in found.citation
 
 
 def test_a_second_run_fetches_and_writes_nothing(world: World) -> None:
