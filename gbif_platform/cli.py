@@ -1,6 +1,7 @@
 """The command line: `gbif-platform …`."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -11,14 +12,15 @@ import click
 from rich.console import Console
 
 from gbif_platform import __version__
-from gbif_platform.dataset import Dataset, dataset_files, read_dataset
-from gbif_platform.errors import PlatformError, explained
+from gbif_platform.dataset import NAME, Dataset, dataset_files, read_dataset, read_named
+from gbif_platform.errors import PlatformError, explained, first_line
 from gbif_platform.platform import Platform
 from gbif_platform.settings import Settings, load_settings
 
 SHIPPED = Path(__file__).parent / "defs" / "datasets"
 WIDE = 160
 """Columns where the output is no terminal, so that tables are not folded into a log."""
+PORT = click.IntRange(1, 65535)
 console = Console(width=None if sys.stdout.isatty() else WIDE)
 errors = Console(stderr=True)
 
@@ -35,7 +37,8 @@ class Group(click.Group):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            tell(explained(error) or PlatformError(f"{type(error).__name__}: {error}", "--debug shows the traceback"))
+            said = f"{type(error).__name__}: {first_line(str(error))}"
+            tell(explained(error) or PlatformError(said, "gbif-platform --debug … shows the traceback"))
             sys.exit(1)
 
 
@@ -62,7 +65,7 @@ def find_dataset(settings: Settings, name: str) -> Dataset:
             f"there is no dataset {name!r}; there are: {', '.join(sorted(files))}",
             f"gbif-platform dataset new {name} --archive FILE (or --doi DOI)",
         )
-    return read_dataset(files[name])
+    return read_named(name, files[name])
 
 
 def shipped_datasets() -> dict[str, Path]:
@@ -129,6 +132,10 @@ def dataset_new(platform: Platform, name: str, archive: Path | None, doi: str | 
     from gbif_platform.dataset_template import new_dataset
 
     file = platform.settings.datasets / f"{name}.yaml"
+    if not re.fullmatch(NAME, name):
+        raise PlatformError(f"{name!r} cannot name a dataset", "a letter, then letters, digits and _, all lower case")
+    if name in shipped_datasets():
+        raise PlatformError(f"{name} is a dataset that comes with the platform", "choose another name")
     new_dataset(file, archive=archive, doi=doi, label=label)
     console.print(f"wrote {file}\nnext: gbif-platform run {name}", soft_wrap=True)
 
@@ -146,10 +153,11 @@ def dataset_list(platform: Platform) -> None:
     for name, file in sorted((dataset_files(platform.settings.datasets) | shipped_datasets()).items()):
         snapshots = len(tables.snapshots(platform.lake, name))
         try:
-            found = read_dataset(file)
+            found = read_named(name, file)
             rows.append((name, found.label, snapshots, ", ".join(found.models), str(file)))
         except PlatformError as error:
-            rows.append((name, "", snapshots, f"broken: {error.cause.splitlines()[0]}", str(file)))
+            mistake = first_line(error.cause).replace(f"{file}:", "line ")
+            rows.append((name, "", snapshots, f"broken: {mistake}", str(file)))
     console.print(
         frame_table(pl.DataFrame(rows, schema=["dataset", "label", "snapshots", "models", "file"], orient="row"))
     )
@@ -164,7 +172,7 @@ def dataset_check(platform: Platform, names: tuple[str, ...]) -> None:
     wrong = 0
     for name in names or sorted(files):
         try:
-            read_dataset(files.get(name, Path(name)))
+            read_named(name, files[name]) if name in files else read_dataset(Path(name))
             console.print(f"{name}: sound", highlight=False)
         except PlatformError as error:
             wrong += 1
@@ -275,7 +283,14 @@ def status(platform: Platform) -> None:
 
 @main.command()
 @click.argument("statement")
-@click.option("--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="For people, for spreadsheets, for programs (one array of objects).",
+)
 @with_platform
 def sql(platform: Platform, statement: str, kind: str) -> None:
     """Run one SELECT over the lake (read-only). `SHOW TABLES` lists the tables."""
@@ -310,8 +325,8 @@ def demo(platform: Platform) -> None:
 
 
 @main.command()
-@click.option("--port", default=3000, show_default=True, help="Dagster's web UI.")
-@click.option("--mlflow-port", default=5000, show_default=True, help="MLflow's web UI.")
+@click.option("--port", default=3000, type=PORT, show_default=True, help="Dagster's web UI.")
+@click.option("--mlflow-port", default=5000, type=PORT, show_default=True, help="MLflow's web UI.")
 @with_platform
 def dev(platform: Platform, port: int, mlflow_port: int) -> None:
     """Serve the UIs of Dagster and MLflow until Ctrl-C."""
@@ -320,6 +335,33 @@ def dev(platform: Platform, port: int, mlflow_port: int) -> None:
     initialise(platform)
     os.environ["GBIF_PLATFORM_HOME"] = str(platform.settings.home)
     serve(platform.settings, port, mlflow_port, console.print)
+
+
+@main.command()
+@click.argument("name", metavar="DATASET")
+@click.option("--snapshot", "key", help="A snapshot's key; default: the one added last.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="Folder; default: exports/ under home.")
+@click.option("--source-url", help="Where you publish the dataset; goes into the derived-dataset file.")
+@with_platform
+def cite(platform: Platform, name: str, key: str | None, folder: Path | None, source_url: str | None) -> None:
+    """Write citation, attribution of each picture and the derived-dataset file."""
+    from gbif_platform.settings import fingerprint
+    from gbif_platform.steps.credit import PUBLISHED_LATER, credit, write_credit
+    from gbif_platform.steps.run import Run
+    from gbif_platform.storage import tables
+    from gbif_platform.terminal import frame_table
+
+    dataset = find_dataset(platform.settings, name)
+    known = tables.snapshots(platform.lake, name)["snapshot"].to_list()
+    if not known:
+        raise PlatformError(f"dataset {name} has no snapshot yet", f"gbif-platform run {name}")
+    snapshot = key or known[-1]
+    found = credit(Run(platform, dataset, snapshot, "gbif-platform cite"), source_url or PUBLISHED_LATER)
+    folder = folder or platform.settings.home / "exports" / name / f"credit-{fingerprint(snapshot)}"
+    files = write_credit(found, folder)
+    console.print(f"{found.citation or 'no DOI to cite'}\n", soft_wrap=True)
+    console.print(frame_table(found.counts, f"{len(found.manifest):,} pictures; records kept, by GBIF dataset"))
+    console.print("\n".join(["", *map(str, files)]), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

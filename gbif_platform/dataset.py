@@ -13,6 +13,7 @@ from gbif_platform.images.transform import Transform
 from gbif_platform.training.config import ModelSpec
 
 COMPONENT = "gbif_platform.components.ImageDataset"
+CHECK = "correct it; gbif-platform dataset check tries the file again"
 NAME = r"^[a-z][a-z0-9_]*$"
 
 
@@ -170,14 +171,14 @@ def parse_dataset(text: str, file: Path) -> Dataset:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise DatasetFileError(f"{place}: not YAML: {getattr(error, 'problem', error)}") from error
+        raise DatasetFileError(f"{place}: not YAML: {getattr(error, 'problem', error)}", CHECK) from error
     if (
         node is None
         or not isinstance(content, dict)
         or content.get("type") != COMPONENT
         or not isinstance(content.get("attributes"), dict)
     ):
-        raise DatasetFileError(f"{file}:1: a dataset file starts with 'type: {COMPONENT}' and 'attributes:'")
+        raise DatasetFileError(f"{file}:1: a dataset file starts with 'type: {COMPONENT}' and 'attributes:'", CHECK)
     attributes = {"name": re.sub(r"\W", "_", file.stem.lower()), **content["attributes"]}
     try:
         dataset = Dataset.model_validate(attributes)
@@ -187,7 +188,7 @@ def parse_dataset(text: str, file: Path) -> Dataset:
             f"{'.'.join(map(str, mistake['loc']))}: {_expected(mistake)}"
             for mistake in error.errors()
         ]
-        raise DatasetFileError("\n".join(lines), "gbif-platform dataset check tries the file again") from error
+        raise DatasetFileError("\n".join(lines), CHECK) from error
     return at_home(dataset, file.parent)
 
 
@@ -204,7 +205,11 @@ def read_dataset(file: Path) -> Dataset:
     try:
         return parse_dataset(file.read_text(encoding="utf-8"), file)
     except OSError as error:
-        raise DatasetFileError(f"cannot read {file}: {error.strerror}") from error
+        raise DatasetFileError(
+            f"cannot read {file}: {error.strerror}", "gbif-platform dataset list shows the files that there are"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatasetFileError(f"{file} is not UTF-8: {error.reason} at byte {error.start}", CHECK) from error
 
 
 def dataset_files(folder: Path) -> dict[str, Path]:
@@ -218,12 +223,16 @@ def named_datasets(folder: Path) -> dict[str, Dataset]:
     Raises:
         DatasetFileError: a file is wrong, or its `name:` is not the file's own.
     """
-    datasets = {}
-    for stem, file in dataset_files(folder).items():
-        dataset = read_dataset(file)
-        if dataset.name != stem:
-            raise DatasetFileError(
-                f"{file}: name: {dataset.name!r} differs from the file's name {stem!r}", "rename one of them"
-            )
-        datasets[stem] = dataset
-    return datasets
+    return {name: read_named(name, file) for name, file in dataset_files(folder).items()}
+
+
+def read_named(name: str, file: Path) -> Dataset:
+    """Read the file of the dataset of that name.
+
+    Raises:
+        DatasetFileError: the file is wrong, or its `name:` is another one.
+    """
+    dataset = read_dataset(file)
+    if dataset.name != name:
+        raise DatasetFileError(f"{file}: name: {dataset.name!r} differs from the file's name {name!r}", CHECK)
+    return dataset

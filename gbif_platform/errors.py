@@ -2,6 +2,9 @@
 
 import errno
 
+FULL = ("no space left on device", "database or disk is full", "disk i/o error")
+"""How the system and SQLite say that the disk is full; SQLite says the last also of a disk that fails."""
+
 
 class PlatformError(Exception):
     """A mistake or a trouble that the user can act on.
@@ -21,11 +24,24 @@ class PlatformError(Exception):
 
 def explained(error: BaseException) -> PlatformError | None:
     """What a user can do about an error of the machine, None where we do not know it."""
-    if isinstance(error, PlatformError):
-        return error
-    if getattr(error, "errno", None) == errno.ENOSPC or "no space left on device" in str(error).lower():
-        return PlatformError(
-            f"no space left on the device: {str(error).splitlines()[0]}",
-            "free some space and run again: what was written before is whole, the rest is made then",
-        )
-    return None
+    if getattr(error, "errno", None) == errno.ENOSPC or is_full(str(error)):
+        return no_space(str(error))
+    return error if isinstance(error, PlatformError) else None
+
+
+def is_full(message: str) -> bool:
+    """Whether a message tells of a full disk."""
+    return any(phrase in message.lower() for phrase in FULL)
+
+
+def no_space(message: str) -> PlatformError:
+    """What a user can do about a full disk."""
+    return PlatformError(
+        f"the disk is full, or fails: {first_line(message)}",
+        "free space where GBIF_PLATFORM_HOME and TMPDIR are, and run again: what was written before is whole",
+    )
+
+
+def first_line(message: str) -> str:
+    """A message on one line: databases and object stores append statements and dumps to theirs."""
+    return message.strip().partition("\n")[0]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tomllib
 from pathlib import Path
 from typing import Literal
 
@@ -93,7 +94,8 @@ def load_settings() -> Settings:
     """The settings in force.
 
     Raises:
-        PlatformError: a setting has a wrong value; names it, its source is the environment or `settings.toml`.
+        PlatformError: a setting has a wrong value; names it, its source is the environment or `settings.toml`; or
+            `settings.toml` is no TOML.
     """
     try:
         return Settings()
@@ -103,6 +105,11 @@ def load_settings() -> Settings:
         raise PlatformError(
             f"setting {name!r}: {first['msg']} (given: {first['input']!r})",
             f"correct GBIF_PLATFORM_{name.upper()} or {name} in {default_home() / 'settings.toml'}",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise PlatformError(
+            f"{default_home() / 'settings.toml'} cannot be read: {error}",
+            "correct it; without the file the defaults are in force",
         ) from error
 
 

@@ -84,6 +84,8 @@ def summary(console: Console, platform: Platform, dataset: str, snapshot: str) -
         "GROUP BY stage, reason ORDER BY stage, rows DESC, reason",
         key,
     )
+    if stages.is_empty():
+        return
     console.print()
     console.print(frame_table(stages, f"{dataset}, snapshot {snapshot}"))
     if len(refused):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 
 from gbif_platform.errors import PlatformError
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 30  # in the confusion matrix; the others share one row and column
 FEW_CLASSES = 15  # up to these the matrix shows its numbers
-MOST_BARS = 40  # past these the class distribution is a curve
 NAME_LENGTH = 28
 TRAIN, VALIDATION, ACCENT, GREY = "#4477aa", "#ee6677", "#228833", "#777777"
 
@@ -101,28 +100,6 @@ def training_curves(history: Sequence[dict[str, float]], *, baseline: float | No
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-    return _png(figure)
-
-
-def class_distribution(counts: Sequence[int] | np.ndarray, labels: Sequence[str]) -> bytes:
-    """Pictures per label, most first, as a PNG: bars with names up to 40 labels, past them a curve on a log scale."""
-    order = np.argsort(-np.asarray(counts), kind="stable")
-    values = np.asarray(counts)[order]
-    if len(values) > MOST_BARS:
-        figure, axes = _figure(7, 3.6)
-        axes.fill_between(np.arange(1, len(values) + 1), values, step="mid", color=TRAIN)
-        axes.set_yscale("symlog", linthresh=1)
-        axes.set_xlabel(f"{len(values)} labels, most pictures first")
-        axes.set_ylabel("pictures")
-    else:
-        figure, axes = _figure(6, max(1.6, 1 + 0.2 * len(values)))
-        bars = axes.barh(np.arange(len(values)), values, color=TRAIN)
-        axes.bar_label(bars, fontsize=7, padding=2)
-        axes.set_yticks(range(len(values)), [_short(labels[index]) for index in order], fontsize=7)
-        axes.invert_yaxis()
-        axes.margins(x=0.1)
-        axes.set_xlabel("pictures")
-    axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
 import dagster as dg
 
 from gbif_platform.dataset import Dataset
 from gbif_platform.definitions import build_defs
-from gbif_platform.errors import PlatformError
+from gbif_platform.errors import PlatformError, first_line, is_full, no_space
 from gbif_platform.orchestration.assets import NEXT_STEP, Shell, shells
-from gbif_platform.orchestration.instance import PROCESS_TAG, bury_dead_runs, this_process
+from gbif_platform.orchestration.instance import PROCESS_TAG, bury_dead_runs, going, this_process
 from gbif_platform.orchestration.keys import asset_key, job_name, partitions_name
 from gbif_platform.platform import Platform
 from gbif_platform.storage import tables
@@ -18,7 +19,7 @@ from gbif_platform.storage.tables import Stage
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a stage failed; `traceback` is empty for mistakes and troubles that are explained."""
+    """Why a stage failed."""
 
     stage: str
     cause: str
@@ -64,27 +65,35 @@ def select(platform: Platform, dataset: Dataset, snapshot: str, names: Sequence[
 def execute(platform: Platform, dataset: Dataset, snapshot: str, names: Sequence[str] = ()) -> RunResult:
     """Materialise assets of one snapshot; failures are returned, not raised."""
     chosen = select(platform, dataset, snapshot, names)
-    with dg.DagsterInstance.get() as instance:
+    run_id = str(uuid4())
+    with dg.DagsterInstance.get() as instance, going(run_id):
         bury_dead_runs(instance)
         instance.add_dynamic_partitions(partitions_name(dataset.name), [snapshot])
         job = build_defs(platform, [dataset]).resolve_job_def(job_name(dataset.name))
         result = job.execute_in_process(
             instance=instance,
+            run_id=run_id,
             partition_key=snapshot,
             asset_selection=[asset_key(dataset.name, shell.stage) for shell in chosen],
             tags={PROCESS_TAG: this_process()},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
-        return RunResult(result.run_id, [_failure(dataset, event) for event in result.get_step_failure_events()])
+        return RunResult(run_id, [_failure(dataset, event) for event in result.get_step_failure_events()])
 
 
 def _failure(dataset: Dataset, event: dg.DagsterEvent) -> Failure:
     data = event.step_failure_data
     stage = (event.step_key or "").removeprefix(f"{dataset.name}__").replace("__", "/")
+    traceback = data.error.to_string() if data.error else ""
     if told := data.user_failure_data:
         next_step = told.metadata.get(NEXT_STEP)
-        return Failure(stage, told.description or "", str(next_step.value) if next_step else "", "")
+        return Failure(stage, told.description or "", str(next_step.value) if next_step else "", traceback)
     error = data.error.cause or data.error if data.error else None
-    cause = error.message.strip() if error else "unknown"
-    return Failure(stage, cause, "run again with --debug for the traceback", error.to_string() if error else "")
+    if error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+        return Failure(stage, "interrupted", "run again: it goes on from what was stored", traceback)
+    message = error.message if error else "unknown"
+    if is_full(message):  # Dagster's own storage, after the step
+        full = no_space(message)
+        return Failure(stage, full.cause, full.next_step, traceback)
+    return Failure(stage, first_line(message), "run again with --debug for the traceback", traceback)

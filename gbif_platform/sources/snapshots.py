@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError
+from gbif_platform.gbif.archive import DarwinCoreArchive
 from gbif_platform.gbif.archive_errors import ArchiveMissing
 from gbif_platform.gbif.download import download, parse_reference
 from gbif_platform.platform import Platform
@@ -67,7 +68,7 @@ def add_snapshot(platform: Platform, dataset: Dataset, reference: str | None = N
         The snapshot's key, and whether it is new.
 
     Raises:
-        ArchiveMissing, DownloadError: there is no such file, or the reference is none.
+        ArchiveError, DownloadError: there is no such file, it is no archive, or the reference is none.
         PlatformError: the dataset names no source and none was given.
     """
     reference = reference or dataset.source.archive or _doi(dataset)
@@ -108,6 +109,8 @@ def _archive_snapshot(platform: Platform, dataset: Dataset, path: Path) -> Snaps
     name = f"{stem}-{sha256[:12]}"
     key = _archive_key(sha256, suffix)
     if not platform.objects.exists(key):
+        with DarwinCoreArchive(path):  # what is none becomes no snapshot, and the message names the person's own file
+            pass
         platform.objects.put(key, path)
     return Snapshot(dataset.name, name, "archive", str(path), key, sha256)
 

@@ -1,5 +1,6 @@
 """Step `evaluation_metrics`: predictions as rows, and every metric from them."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from gbif_platform.storage.tables import Outcome, refusals
 
 if TYPE_CHECKING:
     from gbif_platform.evaluation.metrics import Evaluation
+
+log = logging.getLogger(__name__)
 
 NAME = "evaluation_metrics"
 VERSION = "1"
@@ -133,4 +136,6 @@ def _describe(run: Run, model: str, training_version: str, report: Report) -> No
         tracker = open_tracker(run, model, training_version, model_row(run, model)["lake_version"])
         tracker.log_metrics({f"test_{name}": value for name, value in shown.summary.items()})
         tracker.log_bytes(report.pictures["confusion_matrix"], "confusion_matrix.png")
-        report.texts["mlflow_warnings"] = "; ".join(tracker.warnings)
+        tracker.end("FINISHED")  # where MLflow was down during training, this is the first it hears of the run
+        for warning in tracker.warnings:
+            log.warning("%s: %s", model, warning)

@@ -33,7 +33,7 @@ def media_urls(run: Run) -> Report:
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
         with DarwinCoreArchive(local_archive(run.platform, run.dataset, snapshot, report_progress)) as archive:
-            if archive.multimedia is None:
+            if archive.multimedia is None or not archive.multimedia.present:
                 raise NoMultimedia(
                     f"{snapshot.reference} has no multimedia extension, so no pictures",
                     "request the GBIF download in Darwin Core Archive format (SIMPLE_CSV has no media)",

@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +20,10 @@ import duckdb
 import polars as pl
 from filelock import FileLock, Timeout
 
-from gbif_platform.errors import PlatformError
+from gbif_platform.errors import PlatformError, explained, first_line
 
 LOCK_WAIT = timedelta(minutes=30)
+LOCK_POLL_SECONDS = 0.05
 READ_STATEMENTS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.RELATION}
 
 
@@ -47,12 +49,22 @@ class Lake:
 
     Args:
         catalog: `sqlite:/path/catalog.sqlite` or `postgresql://user:password@host/database`.
-        data: folder or `s3://bucket/prefix` that holds the Parquet files.
+        data: folder or `s3://bucket/prefix` that holds the Parquet files; S3 is reached by the `AWS_*` variables.
         read_only: attach without the right to write.
+
+    Raises:
+        LakeError: another kind of catalogue or of data.
     """
 
     def __init__(self, catalog: str, data: str, *, read_only: bool = False) -> None:
-        self.catalog, self.data, self.read_only = catalog, data, read_only
+        if not catalog.startswith(("sqlite:", "postgresql://", "postgres://")):
+            raise LakeError(
+                f"catalog {catalog.partition(':')[0]!r} is not supported", "use postgresql://user@host/database"
+            )
+        if "://" in data and not data.startswith("s3://"):
+            raise LakeError(f"data {data!r} is not supported", "use a folder or s3://bucket/prefix")
+        self.catalog, self.read_only = catalog, read_only
+        self.data = data if "://" in data else str(Path(data).absolute())
         self._root: duckdb.DuckDBPyConnection | None = None
         self._guard = threading.Lock()
 
@@ -60,41 +72,50 @@ class Lake:
     def _sqlite_file(self) -> Path | None:
         return Path(self.catalog.removeprefix("sqlite:")) if self.catalog.startswith("sqlite:") else None
 
-    def exists(self) -> bool:
-        """False where the SQLite catalogue is not there yet; a PostgreSQL catalogue is created on attaching."""
-        return self._sqlite_file is None or self._sqlite_file.exists()
-
     def _prepare(self) -> None:
         """Make folder and catalogue file; WAL lets readers go on while a writer commits."""
-        if "://" not in self.data:
+        if not self.data.startswith("s3://"):
             Path(self.data).mkdir(parents=True, exist_ok=True)
-        if (file := self._sqlite_file) and not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(file)) as con:
+        if self._sqlite_file:
+            with contextlib.closing(sqlite3.connect(self._sqlite_file)) as con:
                 con.execute("PRAGMA journal_mode=WAL")
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        if not self.read_only:
-            self._prepare()
         con = duckdb.connect()
-        con.execute("SET TimeZone='UTC'")
-        for name in ("ducklake", "sqlite_scanner" if self._sqlite_file else "postgres_scanner"):
-            _load_extension(con, name)
-        if self.data.startswith("s3://"):
-            _load_extension(con, "httpfs")
-            con.execute(_s3_secret())
-        source = f"ducklake:sqlite:{self._sqlite_file}" if self._sqlite_file else f"ducklake:postgres:{self.catalog}"
-        options = f"DATA_PATH {_quote(self.data.rstrip('/') + '/')}, OVERRIDE_DATA_PATH true"
-        options += ", READ_ONLY" if self.read_only else ""
         try:
-            con.execute(f"ATTACH {_quote(source)} AS lake ({options})")
+            con.execute("SET TimeZone='UTC'")
+            for name in ("ducklake", "sqlite_scanner" if self._sqlite_file else "postgres_scanner"):
+                _load_extension(con, name)
+            if self.data.startswith("s3://"):
+                _load_extension(con, "httpfs")
+                con.execute(_s3_secret())
+            self._attach(con)
         except duckdb.Error as error:
             con.close()
+            shown = _without_password(self.catalog)
             raise LakeError(
-                f"cannot open the lake at {_without_password(self.catalog)}: {str(error).splitlines()[0]}",
+                f"cannot open the lake at {shown}: {first_line(str(error)).replace(self.catalog, shown)}",
                 "run gbif-platform init, or check the catalog and data settings",
-            ) from error
+            ) from None  # DuckDB's message has the password in it
+        except BaseException:
+            con.close()
+            raise
         return con
+
+    def _attach(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Attach the lake; of several processes that find none, one makes it while the others wait."""
+        source = f"ducklake:sqlite:{self._sqlite_file}" if self._sqlite_file else f"ducklake:postgres:{self.catalog}"
+        options = f"DATA_PATH {_quote(self.data.rstrip('/') + '/')}, OVERRIDE_DATA_PATH true"
+        attach = f"ATTACH {_quote(source)} AS lake ({options}"
+        if self.read_only:
+            con.execute(f"{attach}, READ_ONLY)")
+            return
+        with contextlib.suppress(duckdb.Error):
+            con.execute(f"{attach}, CREATE_IF_NOT_EXISTS false)")
+            return
+        with self._commit_lock():
+            self._prepare()
+            con.execute(f"{attach})")
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own, with the lake attached as `lake`; loading extensions takes 0.3 s, a cursor 1 ms."""
@@ -116,26 +137,34 @@ class Lake:
         Args:
             author: the run id, or the command.
             message: the asset key, or what is done; both stay in the lake's history.
+
+        Raises:
+            LakeError: catalogue or data cannot be reached, or another process has been writing for `LOCK_WAIT`.
         """
-        with self._commit_lock(), self.reader() as con:
+        with self.reader() as con, self._commit_lock():  # opened first: that may need the lock itself
             con.execute("BEGIN")
             try:
                 yield con
                 con.execute("CALL lake.set_commit_message(?, ?)", [author, message])
                 con.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 with contextlib.suppress(duckdb.Error):
                     con.execute("ROLLBACK")
+                if isinstance(error, duckdb.IOException | duckdb.TransactionException):
+                    raise self._lost(message, error) from None
                 raise
+
+    def _lost(self, message: str, error: duckdb.Error) -> PlatformError:
+        """What is said of a transaction that catalogue or data did not take; DuckDB's text may hold the password."""
+        text = first_line(str(error)).replace(self.catalog, _without_password(self.catalog))
+        return explained(error) or LakeError(
+            f"the lake did not take {message}: {text}", "check that its catalogue and data can be reached, run again"
+        )
 
     @contextlib.contextmanager
     def _commit_lock(self) -> Iterator[None]:
-        if self._sqlite_file is None:  # a crash drops the session, and with it the lock
-            import psycopg2
-
-            with contextlib.closing(psycopg2.connect(self.catalog)) as con:
-                con.autocommit = True
-                con.cursor().execute("SELECT pg_advisory_lock(hashtext('gbif-platform lake'))")
+        if self._sqlite_file is None:
+            with _advisory_lock(self.catalog):
                 yield
             return
         self._sqlite_file.parent.mkdir(parents=True, exist_ok=True)
@@ -143,9 +172,7 @@ class Lake:
             with FileLock(self._sqlite_file.with_name("commit.lock"), timeout=LOCK_WAIT.total_seconds()):
                 yield
         except Timeout as error:
-            raise LakeError(
-                f"another process has been writing to the lake for {LOCK_WAIT}", "see gbif-platform status"
-            ) from error
+            raise _lake_is_busy() from error
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of a query over the lake, as a Polars frame; tables go by their plain names."""
@@ -181,8 +208,45 @@ class Lake:
                 self._root = None
 
 
+@contextlib.contextmanager
+def _advisory_lock(catalog: str) -> Iterator[None]:
+    """Hold the lake's lock in PostgreSQL; a crash drops the session, and with it the lock."""
+    import psycopg2
+
+    try:
+        con = psycopg2.connect(catalog)
+    except psycopg2.Error as error:
+        raise LakeError(
+            f"cannot reach the lake at {_without_password(catalog)}: {first_line(str(error))}",
+            "check the catalog setting, and that PostgreSQL is running",
+        ) from error
+    with contextlib.closing(con), con.cursor() as cursor:
+        con.autocommit = True
+        cursor.execute("SET tcp_keepalives_idle = 60")  # a machine that was cut off loses the lock too
+        deadline = time.monotonic() + LOCK_WAIT.total_seconds()
+        while not _try_lock(cursor):  # asked again and again: Ctrl-C does not end a wait in the server
+            if time.monotonic() > deadline:
+                raise _lake_is_busy()
+            time.sleep(LOCK_POLL_SECONDS)
+        yield
+
+
+def _try_lock(cursor: Any) -> bool:
+    cursor.execute("SELECT pg_try_advisory_lock(hashtext('gbif-platform lake'))")
+    return bool(cursor.fetchone()[0])
+
+
+def _lake_is_busy() -> LakeError:
+    return LakeError(f"another process has been writing to the lake for {LOCK_WAIT}", "see gbif-platform status")
+
+
 def _s3_secret() -> str:
     """DuckDB's S3 access from the usual AWS_* variables."""
+    if not os.environ.get("AWS_ACCESS_KEY_ID"):
+        raise LakeError(
+            "the lake's data is in S3, but AWS_ACCESS_KEY_ID is not set",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL where it is not Amazon's S3",
+        )
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
     fields = {
         "KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", ""),
@@ -199,5 +263,14 @@ def _s3_secret() -> str:
 
 def _without_password(catalog: str) -> str:
     """The catalogue's address as it may be shown."""
-    scheme, separator, rest = catalog.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if separator else catalog
+    if catalog.startswith("sqlite:"):
+        return catalog
+    from psycopg2 import ProgrammingError
+    from psycopg2.extensions import parse_dsn
+
+    try:
+        parts = parse_dsn(catalog)
+    except ProgrammingError:  # libpq cannot read it, so nobody knows where the password is
+        return "postgresql://…"
+    port = f":{parts['port']}" if "port" in parts else ""
+    return f"postgresql://{parts.get('host', '')}{port}/{parts.get('dbname', '')}"

@@ -78,13 +78,10 @@ def refusals(rows: list[tuple[str | None, str, str]]) -> pl.DataFrame:
 def initialise(lake: Lake) -> None:
     """Create what is missing; existing tables and rows stay."""
     with lake.reader() as con:
-        present = {
-            row[0]
-            for row in con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name='lake'").fetchall()
-        }
-    if present.issuperset(TABLES):
-        return
+        if _present(con).issuperset(TABLES):
+            return
     with lake.transaction("gbif-platform init", "create tables") as con:
+        present = _present(con)  # another process may have been faster
         con.execute("CALL lake.set_option('parquet_compression', 'zstd')")
         for name, columns in TABLES.items():
             con.execute(f"CREATE TABLE IF NOT EXISTS lake.{name} ({columns})")
@@ -92,10 +89,16 @@ def initialise(lake: Lake) -> None:
                 con.execute(f"ALTER TABLE lake.{name} SET PARTITIONED BY (dataset, snapshot)")
 
 
+def _present(con: duckdb.DuckDBPyConnection) -> set[str]:
+    """Names of the tables that the lake has."""
+    rows = con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'").fetchall()
+    return {row[0] for row in rows}
+
+
 def _scan(con: duckdb.DuckDBPyConnection, rows: Rows) -> str:
     """A table expression over the rows to write."""
     if isinstance(rows, Path):
-        return f"read_parquet('{rows}')"
+        return f"read_parquet('{str(rows).replace(chr(39), chr(39) * 2)}')"
     con.register("incoming", rows.to_arrow())
     return "incoming"
 

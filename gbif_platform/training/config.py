@@ -15,7 +15,9 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbone: str = Field(
-        default="resnet18", description="Name of a timm model; resnet18 is also the best here from scratch."
+        default="resnet18",
+        description="Name of a timm model. From random weights on a CPU, test_resnet (0.4 million parameters; at 96 px "
+        "with learning_rate 0.004) learns more in a minute than resnet18 in three.",
     )
     pretrained: bool | str = Field(
         default=False,
@@ -39,7 +41,10 @@ class ModelSpec(BaseModel):
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread over all labels.")
     patience: int = Field(
-        default=4, ge=0, description="Stop after so many epochs in which validation improves in nothing; 0 = never."
+        default=0,
+        ge=0,
+        description="Stop after so many epochs in which validation improves in nothing; 0 = never. The rate falls to "
+        "zero only at the last epoch, so from random weights 4 stops far too early; pretrained ones bear it.",
     )
     augment: Augment = Field(
         default="standard", description="standard = random crop, mirror and colours; none = as evaluated."

@@ -8,7 +8,6 @@ import torch
 
 from gbif_platform.training.bundle import Bundle
 from gbif_platform.training.data import BatchLoader, Objects, Samples
-from gbif_platform.training.threads import one_core_left
 
 
 def predict(
@@ -47,7 +46,7 @@ def predict(
     top, probability, own = [], [], []
     loader = BatchLoader(samples, objects, bundle.preprocess, batch_size, threads=threads)
     try:
-        with torch.inference_mode(), one_core_left():
+        with torch.inference_mode():
             for done, batch in enumerate(loader, 1):
                 images = bundle.preprocess.normalise(batch.image.to(device))
                 scores = network(images).float().log_softmax(1).cpu()

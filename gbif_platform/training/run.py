@@ -29,7 +29,6 @@ from gbif_platform.training.data import BatchLoader, Objects, Samples
 from gbif_platform.training.files import write_text_atomically
 from gbif_platform.training.module import Classifier
 from gbif_platform.training.preprocess import Preprocess
-from gbif_platform.training.threads import one_core_left
 
 if TYPE_CHECKING:  # pydantic may be missing where a model is only trained
     from gbif_platform.training.config import ModelSpec
@@ -229,7 +228,7 @@ class _Job:
         loaders = [self._loader(self.training, train=True), self._loader(self.validation, train=False)]
         try:
             # The caller's own random numbers go on as if nothing had been trained here.
-            with torch.random.fork_rng(devices=[]), one_core_left(), _quiet():
+            with torch.random.fork_rng(devices=[]), _quiet():
                 torch.manual_seed(self.spec.seed)
                 module = self._module(len(loaders[0]), weights=not resume.exists())
                 self._trainer([*reporters, checkpoints]).fit(

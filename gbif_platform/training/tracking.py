@@ -8,15 +8,19 @@ history is on disk first (`history.jsonl`), so nothing is lost.
 import logging
 import math
 import os
+import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SQLITE = "sqlite:///"
 RUN_KEY = "gbif_platform.run_key"
+CONNECT_SECONDS = 120.0  # the first time: importing MLflow and making a database's tables, on a busy machine
 CALL_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 600.0  # seconds between tries after a failure, doubling
@@ -58,7 +62,8 @@ class MlflowTracker:
         run_key: what makes the run this run, such as dataset/snapshot/model/split digest; stored as a tag.
         run_name: shown by MLflow.
         tags: dataset, snapshot, lake version, split digest, code version, Dagster run id, …
-        artifacts: URI or folder under which a new experiment keeps its files.
+        artifacts: URI or folder under which a new experiment keeps its files; None = beside a SQLite file, or as a
+            server decides (MLflow's own default is a folder where the process happens to run).
         dataset: the run's input.
 
     Attributes:
@@ -87,6 +92,8 @@ class MlflowTracker:
         self._run_key = run_key.replace("'", "_")
         self._tags = {**{name: str(value) for name, value in (tags or {}).items()}, RUN_KEY: self._run_key}
         self._run_name = run_name
+        if artifacts is None and uri.startswith(SQLITE):
+            artifacts = str(Path(uri.removeprefix(SQLITE)).parent / "artifacts")
         self._artifacts = artifacts
         self._dataset = dataset
         self._params: dict[str, str] = {}
@@ -134,7 +141,8 @@ class MlflowTracker:
 
         if not now and self._calls.paused():
             return
-        trouble = self._calls.call(connected, UPLOAD_SECONDS if upload else CALL_SECONDS)
+        seconds = CONNECT_SECONDS if self._client is None else CALL_SECONDS
+        trouble = self._calls.call(connected, UPLOAD_SECONDS if upload else seconds)
         if trouble is not None:
             self._client = None  # reconnecting asks MLflow what it has: a late success is not sent twice
             self.warnings.append(f"MLflow at {self.uri} did not take {what}: {trouble}")
@@ -261,13 +269,20 @@ def _root_cause(error: BaseException) -> str:
 def _client(uri: str) -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith(SQLITE):
+        _check_sqlite(Path(uri.removeprefix(SQLITE)))
     from mlflow import MlflowClient
 
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _check_sqlite(path: Path) -> None:
+    """Fail at once on a file that is no database or cannot be opened: MLflow would try for 100 seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=5)) as database:
+        database.execute("PRAGMA schema_version")
 
 
 def _as_uri(location: str | None) -> str | None:

@@ -49,7 +49,7 @@ attributes:
   images: {{size: 64}}
   split: {{subsets: {{train: 0.6, validation: 0.2, test: 0.2}}}}
   models:
-    tiny: {{backbone: resnet10t, image_size: 32, epochs: 2}}
+    tiny: {{backbone: test_resnet, image_size: 32, epochs: 2}}
 """
 
 
@@ -164,7 +164,7 @@ def test_mlflow_knows_the_snapshot_the_lake_version_and_the_checkpoint(world: Wo
     assert (run.info.run_id, run.info.status) == (model["run_id"], "FINISHED")
     assert run.data.tags["snapshot"] == world.snapshot
     assert run.data.tags["lake_version"] == str(model["lake_version"])
-    assert run.data.params["backbone"] == "resnet10t"
+    assert run.data.params["backbone"] == "test_resnet"
     assert run.inputs.dataset_inputs[0].dataset.name == "insects"
     assert "https://doi.org/10.15468/dl.sand01" in run.inputs.dataset_inputs[0].dataset.source
     assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 2

@@ -28,10 +28,10 @@ attributes:
   label: species
   filters: {{licences: any}}
   sampling: {{policy: all}}
-  images: {{size: 96}}
+  images: {{size: 112}}
   split: {{subsets: {{train: 0.7, validation: 0.1, test: 0.2}}}}
   models:
-    scratch: {{backbone: resnet18, image_size: 64, epochs: 12}}
+    scratch: {{backbone: test_resnet, image_size: 96, epochs: 30, learning_rate: 0.004}}
 """
 QUARANTINED = {  # fate: reason in the media_urls stage
     "several pictures in one identifier": "several_urls_in_identifier",
@@ -140,7 +140,8 @@ def test_rows_in_are_rows_out_and_quarantined_at_every_stage(scenario: Scenario)
 
 def test_no_group_straddles_and_unlabelled_pictures_are_in_no_subset(scenario: Scenario) -> None:
     straddling = scenario.platform.lake.frame("""
-        SELECT gbif_id FROM splits JOIN media_urls USING (media_id) GROUP BY gbif_id HAVING count(DISTINCT subset) > 1""")
+        SELECT gbif_id FROM splits JOIN media_urls USING (media_id)
+        GROUP BY gbif_id HAVING count(DISTINCT subset) > 1""")
     assert straddling.is_empty()
     same_bytes = scenario.platform.lake.frame("""
         SELECT source_sha256 FROM splits JOIN balanced_samples USING (media_id) JOIN images USING (url_id)

@@ -8,7 +8,6 @@ from PIL import Image
 
 from gbif_platform.evaluation.plots import (
     MOST_CLASSES,
-    class_distribution,
     confusion_matrix,
     shown_confusion,
     training_curves,
@@ -74,12 +73,6 @@ def test_training_curves_with_and_without_validation() -> None:
     ]
     assert_readable(training_curves(history, baseline=0.2))
     assert_readable(training_curves([{"epoch": 0, "train_loss": 1.0}]))
-
-
-@pytest.mark.parametrize("classes", [1, 12, 500])
-def test_the_class_distribution(classes: int) -> None:
-    counts = (1000 / (1 + np.arange(classes))).astype(int)
-    assert_readable(class_distribution(counts, [f"species {i}" for i in range(classes)]))
 
 
 def test_importing_plots_and_metrics_loads_neither_torch_nor_matplotlib() -> None:

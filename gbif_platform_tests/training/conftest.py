@@ -1,6 +1,5 @@
 """A toy dataset, and MLflow stores, shared by the training tests."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,6 @@ def trained(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
 
 
 @pytest.fixture(scope="session")
-def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An MLflow store in SQLite; its schema takes seconds to make, so the session shares it."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-    return lambda: uri
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"

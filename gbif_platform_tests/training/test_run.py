@@ -19,21 +19,10 @@ from gbif_platform.training.module import rate_factor
 from gbif_platform.training.predict import predict
 from gbif_platform.training.run import Progress, TrainingDataError, TrainResult
 from gbif_platform_tests.training.conftest import TINY, Toy
+from gbif_platform_tests.training.cuts import Cut, CutAfterEpoch, cut_at
 from gbif_platform_tests.training.shards import PATTERNS, toy_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class Cut(Exception):
-    """Stands in for a kill where a whole process would cost seconds."""
-
-
-def cut_at(epoch: int, step: int) -> Any:
-    def progress(now: Progress) -> None:
-        if (now.epoch, now.step) == (epoch, step):
-            raise Cut
-
-    return progress
 
 
 def untimed(history: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -79,24 +68,6 @@ def test_a_cut_anywhere_leaves_no_trace(
     assert_same(toy.train(tmp_path, epochs=3), trained)
 
 
-class CutAfterEpoch:
-    """A tracker that cuts once an epoch is on disk."""
-
-    def __init__(self, epoch: int) -> None:
-        self.warnings: list[str] = []
-        self.epoch = epoch
-        self.ended: list[str] = []
-
-    def begin(self, params: dict[str, Any]) -> None: ...
-
-    def log_epoch(self, row: dict[str, float]) -> None:
-        if row["epoch"] == self.epoch:
-            raise Cut
-
-    def end(self, status: str) -> None:
-        self.ended.append(status)
-
-
 def test_a_training_that_stopped_early_is_not_continued(toy: Toy, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"epochs": 30, "patience": 1, "learning_rate": 1e-6}
     undisturbed = toy.train(tmp_path / "a", **settings)
@@ -113,6 +84,11 @@ def test_a_finished_training_returns_at_once(toy: Toy, trained: TrainResult) -> 
     again = toy.train(trained.weights.parent, epochs=3)
     assert time.monotonic() - began < 1
     assert again == trained
+
+
+def test_the_weights_of_the_lowest_validation_loss_are_kept(trained: TrainResult) -> None:
+    losses = [row["val_loss"] for row in trained.history]
+    assert trained.best_epoch == losses.index(min(losses))
 
 
 def test_other_settings_start_afresh_and_say_so(toy: Toy, trained: TrainResult, tmp_path: Path) -> None:

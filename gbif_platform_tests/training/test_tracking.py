@@ -1,16 +1,17 @@
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gbif_platform.training import tracking
+from gbif_platform.training.checkpoints import TrainingDivergedError
 from gbif_platform.training.run import TrainResult
 from gbif_platform.training.tracking import MlflowTracker, TrackedDataset
 from gbif_platform_tests.training.conftest import Toy
-from gbif_platform_tests.training.test_run import CutAfterEpoch
+from gbif_platform_tests.training.cuts import Cut, CutAfterEpoch
 
 
 def tracker(uri: str, experiment: str, key: str = "toy/2026/it's") -> MlflowTracker:
@@ -37,8 +38,8 @@ def losses(uri: str, run_id: str) -> list[int]:
     return [metric.step for metric in MlflowClient(uri).get_metric_history(run_id, "train_loss")]
 
 
-def test_a_training_is_one_run_with_all_that_it_needs(toy: Toy, sqlite_uri: Callable[[], str], tmp_path: Path) -> None:
-    ours = tracker(sqlite_uri(), "whole")
+def test_a_training_is_one_run_with_all_that_it_needs(toy: Toy, sqlite_uri: str, tmp_path: Path) -> None:
+    ours = tracker(sqlite_uri, "whole")
     result = toy.train(tmp_path / "work", epochs=2, tracker=ours)
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "bundle.json").write_text("{}")
@@ -46,21 +47,23 @@ def test_a_training_is_one_run_with_all_that_it_needs(toy: Toy, sqlite_uri: Call
     ours.log_bytes(b"png", "plots/curves.png")
     ours.log_metrics({"test_top1": 0.75})
     assert result.warnings == []
-    (run,) = runs(sqlite_uri(), "whole")
+    (run,) = runs(sqlite_uri, "whole")
     assert run.info.status == "FINISHED"
     assert run.data.params["backbone"] == "test_resnet"
     assert run.data.tags["lake_version"] == "7"
     assert run.data.metrics["val_macro"] == pytest.approx(result.history[-1]["val_macro"])
     assert run.data.metrics["test_top1"] == 0.75
-    assert losses(sqlite_uri(), run.info.run_id) == [0, 1]
+    assert losses(sqlite_uri, run.info.run_id) == [0, 1]
     dataset = run.inputs.dataset_inputs[0].dataset
     assert dataset.digest == "ab" * 18
     assert "10.15468" in dataset.source
     from mlflow import MlflowClient
 
-    client = MlflowClient(sqlite_uri())
+    client = MlflowClient(sqlite_uri)
     files = [file.path for name in ("bundle", "plots") for file in client.list_artifacts(run.info.run_id, name)]
     assert files == ["bundle/bundle.json", "plots/curves.png"]
+    database = Path(sqlite_uri.removeprefix("sqlite:///"))
+    assert run.info.artifact_uri.startswith((database.parent / "artifacts").as_uri())
 
 
 class KilledTracker(MlflowTracker):
@@ -73,27 +76,27 @@ class KilledTracker(MlflowTracker):
     def end(self, status: str) -> None: ...
 
 
-def test_a_killed_run_that_is_resumed_ends_finished(toy: Toy, sqlite_uri: Callable[[], str], tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"^$"):
-        toy.train(tmp_path, epochs=2, tracker=KilledTracker(sqlite_uri(), "killed", "k"))
-    assert [run.info.status for run in runs(sqlite_uri(), "killed")] == ["RUNNING"]
-    toy.train(tmp_path, epochs=2, tracker=MlflowTracker(sqlite_uri(), "killed", "k"))
-    (run,) = runs(sqlite_uri(), "killed")
+def test_a_killed_run_that_is_resumed_ends_finished(toy: Toy, sqlite_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        toy.train(tmp_path, epochs=2, tracker=KilledTracker(sqlite_uri, "killed", "k"))
+    assert [run.info.status for run in runs(sqlite_uri, "killed")] == ["RUNNING"]
+    toy.train(tmp_path, epochs=2, tracker=MlflowTracker(sqlite_uri, "killed", "k"))
+    (run,) = runs(sqlite_uri, "killed")
     assert run.info.status == "FINISHED"
-    assert losses(sqlite_uri(), run.info.run_id) == [0, 1], "an epoch was sent twice"
+    assert losses(sqlite_uri, run.info.run_id) == [0, 1], "an epoch was sent twice"
 
 
-def test_a_training_that_fails_is_marked_failed(toy: Toy, sqlite_uri: Callable[[], str], tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="loss"):
+def test_a_training_that_fails_is_marked_failed(toy: Toy, sqlite_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError):
         toy.train(
             tmp_path,
             epochs=2,
             learning_rate=1e30,
             warmup_epochs=0,
             precision="32-true",
-            tracker=tracker(sqlite_uri(), "failed"),
+            tracker=tracker(sqlite_uri, "failed"),
         )
-    assert [run.info.status for run in runs(sqlite_uri(), "failed")] == ["FAILED"]
+    assert [run.info.status for run in runs(sqlite_uri, "failed")] == ["FAILED"]
 
 
 @pytest.fixture
@@ -123,13 +126,22 @@ def test_a_dead_server_costs_a_warning(toy: Toy, trained: TrainResult, tmp_path:
 def test_a_server_that_never_answers_costs_seconds(
     toy: Toy, silent_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "CALL_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "CONNECT_SECONDS", 1.0)
     result = finished_in(25, toy, silent_server, tmp_path)
     assert result.epochs == 3
     assert result.warnings
 
 
-def test_what_a_server_missed_is_sent_when_it_is_back(sqlite_uri: Callable[[], str], tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, " * 100)
+    ours = tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "broken")
+    began = time.monotonic()
+    ours.begin({})
+    assert time.monotonic() - began < 10
+    assert "not a database" in ours.warnings[0]
+
+
+def test_what_a_server_missed_is_sent_when_it_is_back(sqlite_uri: str, tmp_path: Path) -> None:
     down = tmp_path / "down"
     down.write_text("a file where the store's folder should be")
     ours = MlflowTracker(f"sqlite:///{down / 'mlflow.db'}", "outage", "k")
@@ -137,8 +149,8 @@ def test_what_a_server_missed_is_sent_when_it_is_back(sqlite_uri: Callable[[], s
     for epoch in range(3):
         ours.log_epoch({"epoch": epoch, "train_loss": 1.0 / (epoch + 1)})
     assert ours.run_id is None
-    ours.uri = sqlite_uri()
+    ours.uri = sqlite_uri
     ours.end("FINISHED")
-    (run,) = runs(sqlite_uri(), "outage")
+    (run,) = runs(sqlite_uri, "outage")
     assert run.info.status == "FINISHED"
-    assert losses(sqlite_uri(), run.info.run_id) == [0, 1, 2]
+    assert losses(sqlite_uri, run.info.run_id) == [0, 1, 2]
