@@ -112,7 +112,7 @@ def model_scores(platform: Platform, dataset: str, snapshot: str) -> pl.DataFram
         percent["top1"].alias("top-1"),
         pl.format("{} – {}", percent["top1_low"], percent["top1_high"]).alias("95 % interval"),
         percent["top5"].alias("top-5"),
-        percent["macro_accuracy"].alias("macro_accuracy"),
+        percent["macro_accuracy"].alias("macro accuracy"),
         percent["baseline_top1"].alias("baseline"),
     )
 

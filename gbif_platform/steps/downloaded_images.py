@@ -1,5 +1,7 @@
 """Step `downloaded_images`: fetch what the ledger lacks, and nothing else."""
 
+import time
+
 import polars as pl
 
 from gbif_platform.images.grid import sample_grid
@@ -36,7 +38,7 @@ def downloaded_images(run: Run) -> Report:
 
     A kill loses at most the shard in work; running again goes on from there.
     """
-    upstream = run.version_of("balanced_samples")
+    upstream, start = run.version_of("balanced_samples"), time.monotonic()
     requested = _fetch_missing(run)
     with run.reader() as con:
         pictures = run.pictures(con)  # noqa: F841  read by name
@@ -49,7 +51,7 @@ def downloaded_images(run: Run) -> Report:
         ).pl()
         arrived = con.sql("SELECT * FROM pictures WHERE status = 'ok' ORDER BY media_id").pl()
     rows_in = run.count("balanced_samples")
-    outcome = Outcome({}, rows_in, len(arrived), refused=refused)
+    outcome = Outcome({}, rows_in, len(arrived), refused=refused, seconds=time.monotonic() - start)
     written = run.compute(NAME, fingerprint(NAME, upstream, state), lambda con, work: outcome)
     report = run.account(NAME, rows_in)
     report.written = written or requested > 0

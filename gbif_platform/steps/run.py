@@ -136,7 +136,7 @@ class Run:
         try:
             with self.reader() as con:
                 outcome = make(con, work)
-            outcome.seconds = time.monotonic() - start
+            outcome.seconds += time.monotonic() - start
             tables.write_stage(self.platform.lake, self.stage(name), version, outcome, run_id=self.run_id, keys=keys)
         finally:
             shutil.rmtree(work, ignore_errors=True)
