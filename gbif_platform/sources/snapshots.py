@@ -174,9 +174,7 @@ def local_archive(
         return path
     cached = platform.work_folder("archives") / Path(snapshot.archive).name
     if not cached.exists():
-        part = cached.with_suffix(".part")
-        part.write_bytes(platform.objects.get(snapshot.archive))
-        part.rename(cached)
+        platform.objects.copy_to(snapshot.archive, cached)
     return cached
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
@@ -93,6 +94,18 @@ class ObjectStore:
                 f"{key} in {self.url} ends {size - len(data)} bytes before {offset + size}", "restore the object"
             )
         return data
+
+    def copy_to(self, key: str, path: Path) -> None:
+        """Copy an object into a local file, in bounded memory; the file is whole or not there.
+
+        Raises FileNotFoundError where there is no such object.
+        """
+        with self._request("read", key), NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as part:
+            for chunk in obstore.get(self._store, key).stream():
+                part.write(chunk)
+            part.flush()
+            with suppress(FileExistsError):  # another process was faster; objects with one key are the same
+                path.hardlink_to(part.name)
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""

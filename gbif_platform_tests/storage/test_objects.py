@@ -51,6 +51,17 @@ def test_keys_are_kept_to_the_letter(store: ObjectStore, key: str) -> None:
         assert store.url_of(key) == f"{store.url}/{key}"
 
 
+def test_an_object_is_copied_whole_and_again_over_itself(store: ObjectStore, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 60_000
+    store.put("archives/a.zip", content)
+    for _ in range(2):
+        store.copy_to("archives/a.zip", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == content
+    with pytest.raises(FileNotFoundError):
+        store.copy_to("archives/none.zip", tmp_path / "none.zip")
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["a.zip"]
+
+
 def test_ranges_are_exact_and_an_object_that_is_too_short_is_an_error(store: ObjectStore) -> None:
     store.put("shard.tar", b"0123456789")
     assert store.get_range("shard.tar", 3, 4) == b"3456"
