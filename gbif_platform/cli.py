@@ -226,14 +226,16 @@ def snapshot_list(platform: Platform, name: str) -> None:
 @click.argument("name", metavar="DATASET")
 @click.option("--snapshot", "key", help="A snapshot's key; default: the source as it is now.")
 @click.option("--select", "names", help="Assets, separated by commas; what they need and is missing comes along.")
+@click.option("--retry-failed", is_flag=True, help="Ask again for every failed picture, also before its retry date.")
 @with_platform
-def run(platform: Platform, name: str, key: str | None, names: str | None) -> None:
+def run(platform: Platform, name: str, key: str | None, names: str | None, retry_failed: bool) -> None:
     """Materialise a dataset's assets for one snapshot.
 
     What the lake holds already in this version is not made again, and no picture is fetched twice.
     """
     from gbif_platform.sources.snapshots import add_snapshot, find_snapshot
 
+    platform.settings.retry_failed |= retry_failed
     chosen = find_dataset(platform.settings, name)
     snapshot = find_snapshot(platform, chosen, key).key if key else add_snapshot(platform, chosen)[0]
     run_and_tell(platform, chosen, snapshot, tuple(filter(None, (names or "").split(","))))

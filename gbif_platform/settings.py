@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     fetch_retries: int = Field(3, ge=0, description="further tries after a transient failure")
     fetch_max_bytes: int = Field(64 * 2**20, ge=1, description="largest body accepted")
     fetch_max_pixels: int = Field(100_000_000, ge=1, description="largest picture decoded")
+    retry_failed: bool = Field(False, description="ask again for every failed picture, also before its retry date")
     shard_images: int = Field(1000, ge=1, description="pictures in one shard")
 
     @classmethod

@@ -4,6 +4,7 @@ import time
 
 import polars as pl
 
+from gbif_platform.errors import PlatformError
 from gbif_platform.images.grid import sample_grid
 from gbif_platform.images.request import FetchOptions
 from gbif_platform.images.run import FetchProgress, fetch_images
@@ -17,6 +18,16 @@ from gbif_platform.storage.tables import Outcome
 NAME = "downloaded_images"
 GRID = 30
 VERIFIED_SHARDS = 3
+
+
+class NothingArrived(PlatformError):
+    """Not one of the sampled pictures could be had."""
+
+
+def _reasons(refused: pl.DataFrame) -> str:
+    counts = refused.group_by("reason").len().sort("len", descending=True).head(4)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.iter_rows())
+    return f"none of {len(refused):,} pictures arrived: {reasons}"
 
 
 def fetch_options(settings: Settings) -> FetchOptions:
@@ -51,6 +62,10 @@ def downloaded_images(run: Run) -> Report:
         ).pl()
         arrived = con.sql("SELECT * FROM pictures WHERE status = 'ok' ORDER BY media_id").pl()
     rows_in = run.count("balanced_samples")
+    if rows_in and arrived.is_empty():
+        raise NothingArrived(
+            _reasons(refused), f"check the network, then gbif-platform run {run.dataset.name} --retry-failed"
+        )
     outcome = Outcome({}, rows_in, len(arrived), refused=refused, seconds=time.monotonic() - start)
     written = run.compute(NAME, fingerprint(NAME, upstream, state), lambda con, work: outcome)
     report = run.account(NAME, rows_in)
@@ -63,11 +78,12 @@ def downloaded_images(run: Run) -> Report:
 
 def _fetch_missing(run: Run) -> int:
     """Fetch what is missing or due; returns how many URLs were asked for."""
+    due = "status = 'failed'" if run.platform.settings.retry_failed else "status <> 'ok' AND retry_at <= now()"
     with run.reader() as con:
         pictures = run.pictures(con)  # noqa: F841  read by name
         plan = con.sql(
             "SELECT url_id, max(url) AS url FROM pictures "  # of http and https twins: https
-            "WHERE status IS NULL OR (status <> 'ok' AND retry_at <= now()) GROUP BY url_id ORDER BY url_id"
+            f"WHERE status IS NULL OR ({due}) GROUP BY url_id ORDER BY url_id"
         ).pl()
     if plan.is_empty():
         return 0

@@ -1,5 +1,6 @@
 """The main job: a dataset file in, a trained and evaluated model out, through Dagster, twice."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from gbif_platform.dataset import Dataset, parse_dataset
+from gbif_platform.dataset import Dataset, Sampling, parse_dataset
 from gbif_platform.images.shards import verify_shard
 from gbif_platform.orchestration.instance import prepare_home
 from gbif_platform.orchestration.keys import asset_key
@@ -199,6 +200,34 @@ def test_a_second_run_fetches_and_writes_nothing(world: World) -> None:
     assert world.run(world.snapshot).failures == []
     assert world.sandbox.counts() == requests
     assert world.platform.lake.version() == version
+
+
+def test_failed_pictures_are_asked_for_again_only_when_a_person_wants_it(world: World) -> None:
+    before = world.sandbox.counts()
+    world.platform.settings.retry_failed = True
+    try:
+        assert execute(world.platform, world.dataset, world.snapshot, ["downloaded_images"]).failures == []
+    finally:
+        world.platform.settings.retry_failed = False
+    asked = {path for path, count in world.sandbox.counts().items() if count > before.get(path, 0)}
+    failed = world.frame("SELECT url FROM images WHERE status = 'failed'")["url"]
+    assert asked == {url.removeprefix(world.sandbox.url) for url in failed} != set()
+
+
+def test_a_host_that_is_gone_stops_the_run_with_the_reasons(tmp_path: Path) -> None:
+    platform = Platform(Settings(home=tmp_path, allow_private_hosts=True, fetch_retries=0))
+    prepare_home(platform.settings)
+    with Sandbox() as sandbox:
+        sandbox.publish(SandboxDataset(size=8, troubles=0))
+        dataset = parse_dataset(dataset_file(sandbox.url), tmp_path / "insects.yaml").model_copy(
+            update={"sampling": Sampling(), "models": {}}
+        )
+        snapshot, _ = add_snapshot(platform, dataset)
+        assert execute(platform, dataset, snapshot, ["balanced_samples"]).failures == []
+    (failure,) = execute(platform, dataset, snapshot).failures
+    assert failure.stage == "downloaded_images"
+    assert re.search(r"none of \d+ pictures arrived: \d+ connection_refused", failure.cause)
+    assert "--retry-failed" in failure.next_step
 
 
 def test_one_new_occurrence_costs_its_own_pictures_and_moves_no_old_one(world: World) -> None:
