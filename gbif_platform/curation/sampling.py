@@ -12,6 +12,8 @@ from gbif_platform.gbif.terms import snake_case
 from gbif_platform.storage.tables import Outcome
 
 VERSION = "1"
+BOOKKEEPING = ("dataset", "snapshot", "row_ref")
+"""Columns of the lake that are no terms."""
 NO_LABEL = "(no label)"
 """Stratum of media without a label: policy `all` takes them, so that another label needs no fetching; no split does."""
 
@@ -49,15 +51,22 @@ def label_column(con: duckdb.DuckDBPyConnection, occurrences: duckdb.DuckDBPyRel
         UnknownLabel: no such column, or nothing in it; the message lists the columns that could serve.
     """
     column = snake_case(label)
-    if column in occurrences.columns:
+    if column in occurrences.columns and column not in BOOKKEEPING:
         counts = con.sql(f'SELECT count("{column}") FROM occurrences').fetchone()
         if counts and counts[0]:
             return column
-    texts = [name for name, kind in zip(occurrences.columns, occurrences.types, strict=True) if str(kind) == "VARCHAR"]
+    texts = [
+        name
+        for name, kind in zip(occurrences.columns, occurrences.types, strict=True)
+        if str(kind) == "VARCHAR" and name not in BOOKKEEPING
+    ]
     columns = ", ".join(f'count("{name}")' for name in texts)
     counts = con.sql(f"SELECT {columns} FROM occurrences").fetchone() or ()
     filled = [name for name, count in zip(texts, counts, strict=True) if count]
-    raise UnknownLabel(f"label {label!r} is no column with values; there are: {', '.join(filled)}", "correct label:")
+    raise UnknownLabel(
+        f"label {label!r} is no column with values; there are: {', '.join(filled)}",
+        "correct label: in the dataset file",
+    )
 
 
 def balanced_sample(

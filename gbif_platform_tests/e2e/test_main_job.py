@@ -46,7 +46,7 @@ attributes:
   source: {{gbif_download: {{doi: "https://doi.org/10.15468/dl.sand01", endpoint: "{endpoint}"}}}}
   label: species
   filters: {{licences: any}}
-  sampling: {{policy: balanced, per_label: 40, min_per_label: 5}}
+  sampling: {{policy: balanced, per_label: 400, min_per_label: 5}}
   images: {{size: 64}}
   split: {{subsets: {{train: 0.6, validation: 0.2, test: 0.2}}}}
   models:
