@@ -102,10 +102,10 @@ def media_rows(
     con.sql(f"""
         SELECT media_id, identity(url_key) AS url_id, gbif_id, scheme || '://' || url_key AS url, {_quoted(COLUMNS)},
                coalesce(licences.license, 'unknown') AS license, j.row_ref, key64(media_id) AS sample_key
-        FROM (SELECT line, row_ref, gbif_id, media_id, scheme, url_key FROM media_judged WHERE reason IS NULL) j
+        FROM (SELECT row_ref, gbif_id, media_id, scheme, url_key FROM media_judged WHERE reason IS NULL) j
         JOIN (SELECT _row_ref AS row_ref, {", ".join(fields.values())} FROM media) m ON j.row_ref = m.row_ref
         LEFT JOIN licences USING (license_text)
-        ORDER BY line""").write_parquet(str(file), compression="zstd")
+        """).write_parquet(str(file), compression="zstd")
     refused = con.sql(f"SELECT row_ref, reason, {DETAIL} AS detail FROM media_judged WHERE reason IS NOT NULL").pl()
     counts = con.sql("SELECT count(*), count(*) FILTER (reason IS NULL) FROM media_judged").fetchone() or (0, 0)
     return Outcome({"media_urls": file}, rows_in=counts[0], rows_out=counts[1], refused=refused)

@@ -1,4 +1,4 @@
-"""A contact sheet: a few pictures with captions in one small PNG, to look at what was fetched."""
+"""A contact sheet: a few pictures with captions in one small JPEG, to look at what was fetched."""
 
 from io import BytesIO
 
@@ -11,12 +11,12 @@ CAPTION_HEIGHT = 14
 FONT_SIZE = 10
 # Reports and run pages carry the sheet in their text.
 MAX_BYTES = 300_000
-# Ever fewer colours until the sheet fits, then ever fewer pixels.
-PALETTES = (256, 128, 64, 32, 16)
+# Ever coarser until the sheet fits, then ever fewer pixels.
+QUALITIES = (75, 50, 30)
 
 
 def sample_grid(pictures: list[tuple[bytes, str]], columns: int = 6, tile: int = 128) -> bytes:
-    """A PNG below 300 kB with the (encoded picture, caption) pairs in rows of `columns` tiles of `tile` pixels.
+    """A JPEG below 300 kB with the (encoded picture, caption) pairs in rows of `columns` tiles of `tile` pixels.
 
     Raises:
         PlatformError: no picture given.
@@ -25,9 +25,9 @@ def sample_grid(pictures: list[tuple[bytes, str]], columns: int = 6, tile: int =
         raise PlatformError("a sample grid needs at least one picture")
     sheet = _sheet(pictures, columns, tile)
     while True:
-        for colours in PALETTES:
+        for quality in QUALITIES:
             buffer = BytesIO()
-            sheet.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+            sheet.save(buffer, "JPEG", quality=quality, optimize=True)
             if buffer.tell() < MAX_BYTES:
                 return buffer.getvalue()
         sheet = sheet.reduce(2)

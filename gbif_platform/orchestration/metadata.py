@@ -11,9 +11,10 @@ from gbif_platform.steps.run import Check, Report
 MAX_ROWS = 50
 
 
-def picture(png: bytes) -> dg.MarkdownMetadataValue:
-    """A picture that the asset page shows behind [Show Markdown]."""
-    return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})")
+def picture(data: bytes) -> dg.MarkdownMetadataValue:
+    """A PNG or JPEG that the asset page shows behind [Show Markdown]."""
+    kind = "jpeg" if data.startswith(b"\xff\xd8") else "png"
+    return dg.MetadataValue.md(f"![picture](data:image/{kind};base64,{base64.b64encode(data).decode()})")
 
 
 def table(frame: pl.DataFrame) -> dg.TableMetadataValue:
@@ -38,7 +39,7 @@ def metadata(report: Report) -> dict[str, Any]:
     """All metadata of a report."""
     values: dict[str, Any] = {**report.numbers, **report.texts}
     values |= {name: table(frame) for name, frame in report.tables.items()}
-    values |= {f"{name} (picture)": picture(png) for name, png in report.pictures.items()}
+    values |= {f"{name} (picture)": picture(data) for name, data in report.pictures.items()}
     values["newly_written"] = report.written
     if "rows" in report.numbers:
         values["dagster/row_count"] = int(report.numbers["rows"])

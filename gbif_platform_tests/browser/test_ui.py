@@ -125,6 +125,6 @@ def test_an_asset_page_shows_rows_checks_and_the_sample_grid(browser: webdriver.
     link = row.find_element(By.XPATH, ".//*[contains(text(), 'Show Markdown')]")
     browser.execute_script("arguments[0].click()", link)
     width = (
-        "return Math.max(0, ...[...document.images].map(i => i.src.startsWith('data:image/png') ? i.naturalWidth : 0))"
+        "return Math.max(0, ...[...document.images].map(i => i.src.startsWith('data:image/jpeg') ? i.naturalWidth : 0))"
     )
     WebDriverWait(browser, 30).until(lambda chrome: chrome.execute_script(width) > 400)
