@@ -1,5 +1,6 @@
 """What a person sees in the terminal: progress while a run works, and tables of what it left."""
 
+import os
 import time
 from types import TracebackType
 
@@ -20,7 +21,9 @@ class RunDisplay:
     """
 
     def __init__(self, console: Console, every: float = 10.0) -> None:
-        self.console, self.every = console, every
+        self.live, self.every = console.is_terminal, every
+        # Dagster sends the process's output to its logs while a step runs: the bars keep a way to the terminal
+        self.console = _own_console(console) if self.live else console
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
         self._bars = Progress(
@@ -30,11 +33,11 @@ class RunDisplay:
             TextColumn("{task.fields[count]:>16}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", style="dim"),
-            console=console,
+            console=self.console,
         )
 
     def __enter__(self) -> "RunDisplay":
-        if self.console.is_terminal:
+        if self.live:
             self._bars.start()
         return self
 
@@ -46,7 +49,7 @@ class RunDisplay:
     def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         """Show where a stage stands."""
         count = f"{done:,}" + (f"/{total:,}" if total and note not in DONE else "")
-        if self.console.is_terminal:
+        if self.live:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=None, count="", note="")
             ended = {"total": 1, "completed": 1} if note in DONE else {"total": total, "completed": done}
@@ -56,6 +59,11 @@ class RunDisplay:
         if note in DONE or stage not in self._said or now - self._said[stage] > self.every:
             self._said[stage] = now
             self.console.print(f"{stage:<28} {count:>16}  {note or 'started'}", highlight=False, soft_wrap=True)
+
+
+def _own_console(console: Console) -> Console:
+    """A console on the same terminal that a later redirection of standard output does not reach."""
+    return Console(file=os.fdopen(os.dup(console.file.fileno()), "w"), force_terminal=True)
 
 
 def frame_table(frame: pl.DataFrame, title: str | None = None) -> Table:
@@ -93,7 +101,7 @@ def summary(console: Console, platform: Platform, dataset: str, snapshot: str) -
         console.print(frame_table(refused, "Refused, by reason"))
     if len(scores := model_scores(platform, dataset, snapshot)):
         console.print()
-        console.print(frame_table(scores, "Models on the test subset, beside always guessing the commonest label"))
+        console.print(frame_table(scores, "Models on the test subset (baseline: the commonest label)"))
 
 
 def model_scores(platform: Platform, dataset: str, snapshot: str) -> pl.DataFrame:
