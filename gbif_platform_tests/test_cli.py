@@ -1,8 +1,14 @@
 """The command line: what each command leaves, prints and returns."""
 
+import contextlib
 import csv
 import io
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -311,3 +317,21 @@ def test_sql_reads_only(world: World, tmp_path: Path) -> None:
     assert mistake.exit_code == 1
     assert "species" in mistake.stderr, "DuckDB's own hint"
     assert "SHOW TABLES" in mistake.stderr
+
+
+def test_in_a_terminal_progress_is_live(world: World) -> None:
+    """Dagster captures the output of steps: the bars must reach the terminal all the same."""
+    terminal, inner = pty.openpty()
+    command = [sys.executable, "-m", "gbif_platform.cli", "run", "insects"]
+    environment = {**os.environ, "GBIF_PLATFORM_HOME": str(world.home.folder), "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=environment) as process:
+        os.close(inner)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux ends a terminal so
+            while data := os.read(terminal, 65536):
+                shown += data
+    os.close(terminal)
+    assert process.returncode == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    for stage in STAGES:
+        assert re.search(rf"✓ {stage} .*up to date", plain), plain
