@@ -32,6 +32,9 @@ def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], 
     """Run both servers until Ctrl-C or SIGTERM, or until one of them ends."""
     check_port(port, "--port")
     check_port(mlflow_port, "--mlflow-port")
+    # a script's background job starts with SIGINT ignored, and hands that down to its children
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     bin_folder = Path(sys.executable).parent
     dagster = [bin_folder / "dagster", "dev", "-w", PROJECT / "workspace.yaml", "-h", "127.0.0.1", "-p", port]
     mlflow = [
@@ -51,7 +54,6 @@ def serve(settings: Settings, port: int, mlflow_port: int, say: Callable[[str], 
         subprocess.Popen([str(part) for part in mlflow], cwd=settings.home, stdout=log, stderr=log),  # noqa: S603
     ]
     say(f"Dagster http://127.0.0.1:{port}   MLflow http://127.0.0.1:{mlflow_port}   Ctrl-C ends both")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)
