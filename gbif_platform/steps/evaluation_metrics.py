@@ -10,6 +10,7 @@ import polars as pl
 from gbif_platform.settings import fingerprint
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.steps.trained_model import (
+    bundle_description,
     labelled_pictures,
     model_row,
     open_bundle,
@@ -95,8 +96,9 @@ def evaluations(run: Run, model: str, predictions: pl.DataFrame) -> dict[str, "E
     """The evaluation of each subset from rows of the `predictions` table; needs neither pictures nor a GPU."""
     from gbif_platform.evaluation.metrics import Predictions, evaluate
 
-    bundle = open_bundle(run, model)
-    index = {label: place for place, label in enumerate(bundle.labels)}
+    bundle = bundle_description(run, model)
+    labels = bundle["labels"]
+    index = {label: place for place, label in enumerate(labels)}
     found = {}
     for subset in predictions["subset"].unique().sort():
         rows = predictions.filter(pl.col("subset") == subset)
@@ -106,7 +108,7 @@ def evaluations(run: Run, model: str, predictions: pl.DataFrame) -> dict[str, "E
             label_log_probability="log_probability",
         )
         found[subset] = evaluate(
-            Predictions.from_table(table.to_arrow(), bundle.labels, bundle.class_counts, rows["group_id"].to_numpy())
+            Predictions.from_table(table.to_arrow(), labels, bundle["class_counts"], rows["group_id"].to_numpy())
         )
     return found
 
