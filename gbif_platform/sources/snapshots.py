@@ -18,8 +18,6 @@ from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
 from gbif_platform.storage import tables
 
-CHUNK = 2**20
-
 
 class UnknownSnapshot(PlatformError):
     """The dataset has no such snapshot."""

@@ -17,9 +17,6 @@ from gbif_platform.settings import fingerprint
 from gbif_platform.storage import tables
 from gbif_platform.storage.tables import Outcome, Stage
 
-STAGES = ("occurrences", "media_urls", "balanced_samples", "downloaded_images", "splits")
-"""The stages that every dataset has, in the order of the data."""
-
 
 class UpstreamMissing(PlatformError):
     """A step was asked for before the one it reads from."""
