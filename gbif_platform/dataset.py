@@ -32,11 +32,69 @@ def stated(part: BaseModel) -> str:
     return part.model_dump_json(exclude_defaults=True)
 
 
-class GbifDownload(Part):
-    """A GBIF download in Darwin Core Archive format."""
+Value = str | int | float | bool
+
+
+class Selection(Part):
+    """Which occurrences of GBIF: search fields, names, or both."""
+
+    query: dict[str, Value | list[Value]] = Field(
+        {}, description="GBIF's search fields; a list means any of them, 'a,b' a range: {country: [DK, SE]}"
+    )
+    names: list[str] = Field([], description="scientific names; those that GBIF matches exactly are taken")
+    checklist: str | None = Field(
+        None, description="file of names, one a line, or CSV with a column scientificName; relative to the dataset file"
+    )
+    checklist_key: str | None = Field(
+        None, description="taxonomy of names and keys: backbone, col-xr or a checklist's UUID; empty = GBIF's default"
+    )
+
+    @property
+    def selects(self) -> bool:
+        """Whether anything is said."""
+        return bool(self.query or self.names or self.checklist)
+
+
+class Watch(Part):
+    """Where new downloads come from; the dataset's sensor looks there."""
+
+    user: str | None = Field(None, description="GBIF user whose own downloads are taken, $GBIF_USER's password needed")
+    dois: list[str] = Field([], description="downloads to take as soon as they are finished")
+
+
+class GbifDownload(Selection):
+    """A GBIF download in Darwin Core Archive format: one that exists, or a request that the platform makes."""
 
     doi: str | None = Field(None, description="DOI, DOI URL, portal URL or download key, e.g. 10.15468/dl.xxxxxx")
+    predicate: dict[str, Any] | None = Field(None, description="GBIF's download predicate, as JSON or YAML")
+    verbatim_extensions: list[str] = Field([], description="row types of extensions wanted as published")
+    watch: Watch | None = Field(None, description="take new downloads as they appear")
     endpoint: str | None = Field(None, description="GBIF endpoint; empty = the gbif_url setting")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "GbifDownload":
+        ways = {"doi": self.doi, "predicate": self.predicate, "query, names or checklist": self.selects}
+        if len(given := [way for way, value in ways.items() if value]) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}")
+        return self
+
+    @property
+    def requests(self) -> bool:
+        """Whether the platform makes the request itself."""
+        return self.predicate is not None or self.selects
+
+
+class GbifSearch(Selection):
+    """GBIF's search, enumerated whole; for what is small. A download is for the rest."""
+
+    max_calls: int = Field(500, ge=1, description="a search that needs more calls is refused: request a download then")
+    endpoint: str | None = Field(None, description="GBIF endpoint; empty = the gbif_url setting")
+
+    @model_validator(mode="after")
+    def _not_everything(self) -> "GbifSearch":
+        if not self.selects:
+            raise ValueError("say what to search for: query, names or checklist")
+        return self
 
 
 class Source(Part):
@@ -44,12 +102,26 @@ class Source(Part):
 
     archive: str | None = Field(None, description="path of a Darwin Core Archive; relative to the dataset file")
     gbif_download: GbifDownload | None = Field(None, description="a download at GBIF")
+    gbif_search: GbifSearch | None = Field(None, description="GBIF's search, up to some 100 000 occurrences")
+    verbatim: bool = Field(False, description="keep the records as their publishers wrote them too: table verbatim")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Source":
-        if sum(kind is not None for kind in (self.archive, self.gbif_download)) != 1:
-            raise ValueError("name exactly one source: archive or gbif_download")
+        if sum(kind is not None for kind in (self.archive, self.gbif_download, self.gbif_search)) != 1:
+            raise ValueError("name exactly one source: archive, gbif_download or gbif_search")
         return self
+
+    @property
+    def gbif(self) -> GbifDownload | GbifSearch | None:
+        """The source at GBIF, where it is one."""
+        return self.gbif_download or self.gbif_search
+
+
+class Refresh(Part):
+    """When to ask GBIF anew."""
+
+    cron: str = Field(description="when, as cron says it: '0 4 1 * *' is the first of each month at four")
+    timezone: str = Field("UTC", description="time zone of `cron`, e.g. Europe/Copenhagen")
 
 
 class Filters(Part):
@@ -58,6 +130,13 @@ class Filters(Part):
     media_type: Literal["StillImage"] = Field("StillImage", description="kind of media")
     licences: Literal["open", "non-commercial", "any"] | list[str] = Field(
         "open", description="open, non-commercial, any, or a list of SPDX ids"
+    )
+    licence_fallback: Literal["none", "occurrence"] = Field(
+        "none", description="what a medium without any licence text is under: unknown, or its occurrence's licence"
+    )
+    duplicates: Literal["keep_if_labels_agree", "keep_first", "drop_all", "keep_all"] = Field(
+        "keep_if_labels_agree",
+        description="one URL under several occurrences: one of them, or none where their labels differ; or …",
     )
     basis_of_record: list[str] | None = Field(None, description="kinds of record allowed; empty = all")
     min_side: int = Field(0, ge=0, description="smallest side of the original picture, pixels")
@@ -116,6 +195,7 @@ class Dataset(Part):
     images: Transform = Transform()
     split: Split = Split()
     models: dict[Annotated[str, Field(pattern=NAME)], ModelSpec] = Field({}, description="models by name")
+    refresh: Refresh | None = Field(None, description="ask GBIF again on a schedule")
 
 
 def _line_of(node: yaml.Node, path: tuple[str | int, ...]) -> int:
@@ -193,11 +273,20 @@ def parse_dataset(text: str, file: Path) -> Dataset:
 
 
 def at_home(dataset: Dataset, folder: Path) -> Dataset:
-    """The dataset with its archive path made absolute, relative to the folder of its file."""
-    if dataset.source.archive is None:
-        return dataset
-    archive = str((folder / Path(dataset.source.archive).expanduser()).resolve())
-    return dataset.model_copy(update={"source": Source(archive=archive)})
+    """The dataset with the paths in its source made absolute, relative to the folder of its file."""
+
+    def absolute(path: str) -> str:
+        return str((folder / Path(path).expanduser()).resolve())
+
+    source = dataset.source
+    if source.archive:
+        source = source.model_copy(update={"archive": absolute(source.archive)})
+    for kind in ("gbif_download", "gbif_search"):
+        selection = getattr(source, kind)
+        if selection and selection.checklist:
+            moved = selection.model_copy(update={"checklist": absolute(selection.checklist)})
+            source = source.model_copy(update={kind: moved})
+    return dataset.model_copy(update={"source": source})
 
 
 def read_dataset(file: Path) -> Dataset:

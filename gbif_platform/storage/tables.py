@@ -17,14 +17,32 @@ from gbif_platform.storage.lake import Lake
 KEYS = "dataset VARCHAR NOT NULL, snapshot VARCHAR NOT NULL"
 TABLES = {
     "snapshots": f"{KEYS}, kind VARCHAR, reference VARCHAR, doi VARCHAR, download_key VARCHAR, archive VARCHAR, "
-    "sha256 VARCHAR, size BIGINT, total_records BIGINT, license VARCHAR, metadata VARCHAR, added_at TIMESTAMPTZ",
+    "sha256 VARCHAR, size BIGINT, total_records BIGINT, license VARCHAR, metadata VARCHAR, citation VARCHAR, "
+    "erase_after TIMESTAMPTZ, added_at TIMESTAMPTZ",
+    "download_requests": "dataset VARCHAR NOT NULL, request VARCHAR NOT NULL, download_key VARCHAR, doi VARCHAR, "
+    "status VARCHAR, reason VARCHAR, body VARCHAR, requested_at TIMESTAMPTZ, updated_at TIMESTAMPTZ",
+    "download_datasets": f"{KEYS}, dataset_key VARCHAR, dataset_doi VARCHAR, title VARCHAR, citation VARCHAR, "
+    "records BIGINT",
+    "derived_datasets": f"{KEYS}, doi VARCHAR, body VARCHAR, registered_at TIMESTAMPTZ",
+    "name_matches": f"{KEYS}, name VARCHAR, accepted BOOLEAN, reason VARCHAR, match_type VARCHAR, confidence INTEGER, "
+    "usage_key VARCHAR, usage_name VARCHAR, usage_rank VARCHAR, status VARCHAR, accepted_key VARCHAR, "
+    "accepted_name VARCHAR, checklist_key VARCHAR, note VARCHAR, alternatives VARCHAR",
     "stages": f"{KEYS}, stage VARCHAR NOT NULL, version VARCHAR NOT NULL, rows_in BIGINT, rows_out BIGINT, "
     "rows_refused BIGINT, rows_left BIGINT, seconds DOUBLE, run_id VARCHAR, written_at TIMESTAMPTZ",
     "occurrences": f"{KEYS}, gbif_id VARCHAR, dataset_key VARCHAR, occurrence_id VARCHAR, row_ref VARCHAR",
+    "verbatim": f"{KEYS}, gbif_id VARCHAR, row_ref VARCHAR",
     "media_urls": f"{KEYS}, media_id VARCHAR, url_id VARCHAR, gbif_id VARCHAR, url VARCHAR, media_type VARCHAR, "
-    "format VARCHAR, license_text VARCHAR, license VARCHAR, creator VARCHAR, rights_holder VARCHAR, publisher VARCHAR, "
-    'title VARCHAR, description VARCHAR, "references" VARCHAR, created VARCHAR, row_ref VARCHAR, sample_key UBIGINT',
+    "format VARCHAR, license_text VARCHAR, license VARCHAR, occurrence_license VARCHAR, attribution BOOLEAN, "
+    "non_commercial BOOLEAN, no_derivatives BOOLEAN, share_alike BOOLEAN, creator VARCHAR, rights_holder VARCHAR, "
+    'publisher VARCHAR, title VARCHAR, description VARCHAR, "references" VARCHAR, created VARCHAR, row_ref VARCHAR, '
+    "sample_key UBIGINT",
+    "licence_texts": f"{KEYS}, field VARCHAR, text VARCHAR, license VARCHAR, media BIGINT",
+    "snapshot_changes": f"{KEYS}, previous VARCHAR, change VARCHAR, media_id VARCHAR, url_id VARCHAR, url VARCHAR, "
+    "gbif_id VARCHAR, previous_gbif_id VARCHAR, label VARCHAR, previous_label VARCHAR, license VARCHAR, "
+    "previous_license VARCHAR",
     "balanced_samples": f"{KEYS}, media_id VARCHAR, url_id VARCHAR, label VARCHAR, stratum VARCHAR",
+    "label_conflicts": f"{KEYS}, url_id VARCHAR, url VARCHAR, media_id VARCHAR, gbif_id VARCHAR, dataset_key VARCHAR, "
+    "label VARCHAR, decision VARCHAR",
     "sample_report": f"{KEYS}, stratum VARCHAR, available BIGINT, wanted BIGINT, taken BIGINT, reason VARCHAR",
     "images": "url_id VARCHAR NOT NULL, transform VARCHAR NOT NULL, url VARCHAR, status VARCHAR, reason VARCHAR, "
     "detail VARCHAR, http_status INTEGER, source_sha256 VARCHAR, sha256 VARCHAR, width INTEGER, height INTEGER, "
@@ -40,7 +58,7 @@ TABLES = {
     "value DOUBLE",
     "quarantine": f"{KEYS}, stage VARCHAR, row_ref VARCHAR, reason VARCHAR, detail VARCHAR",
 }
-PARTITIONED = ("occurrences", "media_urls", "balanced_samples", "splits", "predictions")
+PARTITIONED = ("occurrences", "verbatim", "media_urls", "snapshot_changes", "balanced_samples", "splits", "predictions")
 
 Rows = pl.DataFrame | Path
 """Rows to write: a frame, or a Parquet file staged outside the commit lock."""
