@@ -75,14 +75,10 @@ def as_query(query: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UnknownField: of a name that GBIF would ignore.
     """
-    return {
-        parameter(name): sorted({_text(one) for one in value})
-        if isinstance(value, list | tuple | set)
-        else _text(value)
-        for name, value in sorted(query.items())
-        if value is not None
-    }
+    return {parameter(name): _texts(value) for name, value in sorted(query.items()) if value is not None}
 
 
-def _text(value: object) -> str:
+def _texts(value: object) -> str | list[str]:
+    if isinstance(value, list | tuple | set):
+        return sorted({str(_texts(one)) for one in value})
     return str(value).lower() if isinstance(value, bool) else str(value)

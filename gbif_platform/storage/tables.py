@@ -94,23 +94,32 @@ def refusals(rows: list[tuple[str | None, str, str]]) -> pl.DataFrame:
 
 
 def initialise(lake: Lake) -> None:
-    """Create what is missing; existing tables and rows stay."""
+    """Create what is missing, also columns that an earlier version did not have; existing rows stay."""
     with lake.reader() as con:
-        if _present(con).issuperset(TABLES):
+        if not any(_missing(con).values()):
             return
     with lake.transaction("gbif-platform init", "create tables") as con:
-        present = _present(con)  # another process may have been faster
         con.execute("CALL lake.set_option('parquet_compression', 'zstd')")
-        for name, columns in TABLES.items():
-            con.execute(f"CREATE TABLE IF NOT EXISTS lake.{name} ({columns})")
-            if name in PARTITIONED and name not in present:
-                con.execute(f"ALTER TABLE lake.{name} SET PARTITIONED BY (dataset, snapshot)")
+        for name, columns in _missing(con).items():  # asked again: another process may have been faster
+            if columns == TABLES[name]:
+                con.execute(f"CREATE TABLE lake.{name} ({columns})")
+                if name in PARTITIONED:
+                    con.execute(f"ALTER TABLE lake.{name} SET PARTITIONED BY (dataset, snapshot)")
+            else:
+                for column in filter(None, columns.split(", ")):
+                    con.execute(f"ALTER TABLE lake.{name} ADD COLUMN {column}")
 
 
-def _present(con: duckdb.DuckDBPyConnection) -> set[str]:
-    """Names of the tables that the lake has."""
-    rows = con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'").fetchall()
-    return {row[0] for row in rows}
+def _missing(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Columns that the lake lacks, by table: all of a table's, where it lacks the table."""
+    rows = con.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'lake'").fetchall()
+    present = {f"{table}.{column}" for table, column in rows}
+    return {
+        table: ", ".join(
+            column for column in columns.split(", ") if f"{table}.{column.split()[0].strip(chr(34))}" not in present
+        )
+        for table, columns in TABLES.items()
+    }
 
 
 def _scan(con: duckdb.DuckDBPyConnection, rows: Rows) -> str:
@@ -194,6 +203,12 @@ def put_snapshot(lake: Lake, dataset: str, snapshot: str, row: Mapping[str, obje
     """Record a snapshot of a dataset, or what has become known of it since."""
     with lake.transaction(author, f"{dataset}: snapshot {snapshot}") as con:
         _replace(con, "snapshots", {"dataset": dataset, "snapshot": snapshot}, pl.DataFrame([dict(row)]))
+
+
+def put_rows(lake: Lake, table: str, keys: Mapping[str, str], rows: Rows, *, author: str) -> None:
+    """Replace the rows of a table that carry `keys`, e.g. `{"dataset": …, "snapshot": …}`, in one transaction."""
+    with lake.transaction(author, f"{table}: {', '.join(keys.values())}") as con:
+        _replace(con, table, keys, rows)
 
 
 def snapshots(lake: Lake, dataset: str) -> pl.DataFrame:
