@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,7 @@ class Watch(Part):
     """Where new downloads come from; the dataset's sensor looks there."""
 
     user: str | None = Field(None, description="GBIF user whose own downloads are taken, $GBIF_USER's password needed")
+    since: date | None = Field(None, description="the user's older downloads are left alone; empty = all before today")
     dois: list[str] = Field([], description="downloads to take as soon as they are finished")
 
 
@@ -196,6 +198,13 @@ class Dataset(Part):
     split: Split = Split()
     models: dict[Annotated[str, Field(pattern=NAME)], ModelSpec] = Field({}, description="models by name")
     refresh: Refresh | None = Field(None, description="ask GBIF again on a schedule")
+
+    @model_validator(mode="after")
+    def _something_to_ask(self) -> "Dataset":
+        download = self.source.gbif_download
+        if self.refresh and not (self.source.gbif_search or (download and download.requests)):
+            raise ValueError("refresh needs a question to ask GBIF again: source with query, names or predicate")
+        return self
 
 
 def _line_of(node: yaml.Node, path: tuple[str | int, ...]) -> int:

@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     allow_private_hosts: bool = Field(False, description="fetch from private and loopback addresses (sandbox, tests)")
     executor: Literal["multiprocess", "in_process"] = Field("multiprocess", description="Dagster's step executor")
 
+    automation: Literal["RUNNING", "STOPPED"] = Field(
+        "STOPPED", description="whether sensors, schedules and automation start by themselves; the UI can switch each"
+    )
+    sensor_interval: int = Field(300, ge=1, description="seconds between two looks of a sensor at GBIF")
+
     fetch_concurrency: int = Field(64, ge=1, description="image requests in flight")
     fetch_per_host: int = Field(8, ge=1, description="image requests in flight to one host")
     fetch_timeout: float = Field(30.0, gt=0, description="seconds for one image, connection to last byte")

@@ -18,7 +18,7 @@ from gbif_platform.settings import Settings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "gbif_platform"
 HEAVY = ("torch", "torchvision", "timm", "lightning", "mlflow", "matplotlib", "sklearn")
-DAGSTER_ROOMS = ("components", "orchestration", "defs", "definitions", "cli")
+DAGSTER_ROOMS = ("components", "orchestration", "defs", "commands", "definitions", "cli")
 TEXT = """\
 type: gbif_platform.components.ImageDataset
 attributes:

@@ -1,0 +1,1 @@
+"""The commands of `gbif-platform`, one file for each group of them."""

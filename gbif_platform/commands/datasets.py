@@ -1,0 +1,76 @@
+"""`gbif-platform dataset …`: make, list and check dataset files."""
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from gbif_platform.commands.shared import console, shipped_datasets, tell, with_platform
+from gbif_platform.dataset import NAME, dataset_files, read_dataset, read_named
+from gbif_platform.errors import PlatformError, first_line
+from gbif_platform.platform import Platform
+
+
+@click.group()
+def dataset() -> None:
+    """Dataset files: make, list, check."""
+
+
+@dataset.command("new")
+@click.argument("name")
+@click.option("--archive", type=click.Path(path_type=Path), help="A Darwin Core Archive from GBIF, on this machine.")
+@click.option("--doi", help="A GBIF download: DOI, DOI URL, portal URL or key.")
+@click.option("--label", default="species", show_default=True, help="GBIF or Darwin Core term to learn.")
+@with_platform
+def dataset_new(platform: Platform, name: str, archive: Path | None, doi: str | None, label: str) -> None:
+    """Write a dataset file to start from, with its choices explained."""
+    from gbif_platform.dataset_template import new_dataset
+
+    file = platform.settings.datasets / f"{name}.yaml"
+    if not re.fullmatch(NAME, name):
+        raise PlatformError(f"{name!r} cannot name a dataset", "a letter, then letters, digits and _, all lower case")
+    if name in shipped_datasets():
+        raise PlatformError(f"{name} is a dataset that comes with the platform", "choose another name")
+    new_dataset(file, archive=archive, doi=doi, label=label)
+    console.print(f"wrote {file}\nnext: gbif-platform run {name}", soft_wrap=True)
+
+
+@dataset.command("list")
+@with_platform
+def dataset_list(platform: Platform) -> None:
+    """Every dataset, with its snapshots and models."""
+    import polars as pl
+
+    from gbif_platform.storage import tables
+    from gbif_platform.terminal import frame_table
+
+    rows = []
+    for name, file in sorted((dataset_files(platform.settings.datasets) | shipped_datasets()).items()):
+        snapshots = len(tables.snapshots(platform.lake, name))
+        try:
+            found = read_named(name, file)
+            rows.append((name, found.label, snapshots, ", ".join(found.models), str(file)))
+        except PlatformError as error:
+            mistake = first_line(error.cause).replace(f"{file}:", "line ")
+            rows.append((name, "", snapshots, f"broken: {mistake}", str(file)))
+    console.print(
+        frame_table(pl.DataFrame(rows, schema=["dataset", "label", "snapshots", "models", "file"], orient="row"))
+    )
+
+
+@dataset.command("check")
+@click.argument("names", nargs=-1)
+@with_platform
+def dataset_check(platform: Platform, names: tuple[str, ...]) -> None:
+    """Read dataset files and report every mistake with file and line. NAMES: datasets or files; none = all."""
+    files = dataset_files(platform.settings.datasets) | shipped_datasets()
+    wrong = 0
+    for name in names or sorted(files):
+        try:
+            read_named(name, files[name]) if name in files else read_dataset(Path(name))
+            console.print(f"{name}: sound", highlight=False)
+        except PlatformError as error:
+            wrong += 1
+            tell(error)
+    sys.exit(1 if wrong else 0)
