@@ -18,6 +18,7 @@ from gbif_platform.steps import (
     evaluation_metrics,
     media_urls,
     occurrences,
+    snapshot_changes,
     splits,
     trained_model,
 )
@@ -57,6 +58,15 @@ SHELLS = (
         {"duckdb", "parquet"},
         ("rows_reconcile", "media_ids_unique"),
         ("occurrences",),
+    ),
+    Shell(
+        "snapshot_changes",
+        snapshot_changes.snapshot_changes,
+        "What became of each medium since the snapshot before: added, removed, relabelled, licence changed. Removed "
+        "media stay listed here, and keep their pixels until compaction.",
+        {"duckdb", "parquet"},
+        ("rows_reconcile",),
+        ("media_urls", "occurrences"),
     ),
     Shell(
         "balanced_samples",

@@ -37,9 +37,9 @@ TABLES = {
     'publisher VARCHAR, title VARCHAR, description VARCHAR, "references" VARCHAR, created VARCHAR, row_ref VARCHAR, '
     "sample_key UBIGINT",
     "licence_texts": f"{KEYS}, field VARCHAR, text VARCHAR, license VARCHAR, media BIGINT",
-    "snapshot_changes": f"{KEYS}, previous VARCHAR, change VARCHAR, media_id VARCHAR, url_id VARCHAR, url VARCHAR, "
-    "gbif_id VARCHAR, previous_gbif_id VARCHAR, label VARCHAR, previous_label VARCHAR, license VARCHAR, "
-    "previous_license VARCHAR",
+    "snapshot_changes": f"{KEYS}, previous VARCHAR, change VARCHAR, media_id VARCHAR, previous_media_id VARCHAR, "
+    "url_id VARCHAR, url VARCHAR, gbif_id VARCHAR, previous_gbif_id VARCHAR, label VARCHAR, previous_label VARCHAR, "
+    "license VARCHAR, previous_license VARCHAR",
     "balanced_samples": f"{KEYS}, media_id VARCHAR, url_id VARCHAR, label VARCHAR, stratum VARCHAR",
     "label_conflicts": f"{KEYS}, url_id VARCHAR, url VARCHAR, media_id VARCHAR, gbif_id VARCHAR, dataset_key VARCHAR, "
     "label VARCHAR, decision VARCHAR",
