@@ -16,6 +16,11 @@ The sandbox is at {url} (its GBIF API at {url}/v1):
 Try
   curl {url}/v1/occurrence/download/{doi}
   curl -L -o sandbox.zip {url}/v1/occurrence/download/request/{key}.zip
+  curl '{url}/v1/occurrence/search?mediaType=StillImage&limit=0&facet=speciesKey'
+  curl '{url}/v2/species/match?scientificName=Demoptera+ocellata'
+  curl -u frog:secret -H 'Content-Type: application/json' {url}/v1/occurrence/download/request \\
+    -d '{{"format": "DWCA", "predicate": {{"type": "equals", "key": "FAMILY_KEY", "value": "99000001"}}}}'
+  curl -u frog:secret {url}/v1/occurrence/download/user/frog
   curl {url}/_counts
 and with the platform
   export GBIF_PLATFORM_GBIF_URL={url} GBIF_PLATFORM_ALLOW_PRIVATE_HOSTS=1

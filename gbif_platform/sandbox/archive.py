@@ -43,15 +43,12 @@ class SandboxDataset:
     def media(self) -> Iterator[Medium]:
         """The rows of the multimedia extension, orphans and duplicated lines included."""
         for occurrence in self.occurrences():
-            yield from occurrence.media
-            if occurrence.trouble is Trouble.DUPLICATE:
-                yield from occurrence.media
+            yield from occurrence.media_rows
         yield from (medium for occurrence, medium in self._troubled() if occurrence is None)
 
     def records_by_publisher(self) -> Counter[Publisher]:
         """Occurrences of each constituent data set, the largest first."""
-        counts = Counter(occurrence.publisher for occurrence in self.occurrences())
-        return Counter(dict(counts.most_common()))
+        return _by_publisher(self.occurrences())
 
     def _troubled(self) -> list[tuple[Occurrence | None, Medium]]:
         return [troubled(self.seed, trouble, copy) for copy in range(self.troubles) for trouble in Trouble]
@@ -68,6 +65,29 @@ class SandboxDataset:
     @cached_property
     def _relabelled(self) -> frozenset[int]:
         return frozenset(self._shuffled[self.size - round(self.size * self.relabel) :]) - self._removed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Any occurrences, as an archive is made of them; it has no media rows without an occurrence."""
+
+    records: tuple[Occurrence, ...]
+
+    def occurrences(self) -> Iterator[Occurrence]:
+        """The rows of the core, as given."""
+        return iter(self.records)
+
+    def media(self) -> Iterator[Medium]:
+        """The rows of the multimedia extension."""
+        return (medium for occurrence in self.records for medium in occurrence.media_rows)
+
+    def records_by_publisher(self) -> Counter[Publisher]:
+        """Occurrences of each constituent data set, the largest first."""
+        return _by_publisher(self.records)
+
+
+def _by_publisher(occurrences: Iterable[Occurrence]) -> Counter[Publisher]:
+    return Counter(dict(Counter(occurrence.publisher for occurrence in occurrences).most_common()))
 
 
 _DWC, _DC, _GBIF = "http://rs.tdwg.org/dwc/terms/", "http://purl.org/dc/terms/", "http://rs.gbif.org/terms/1.0/"
@@ -105,11 +125,23 @@ OCCURRENCE_COLUMNS: tuple[str, ...] = (
     "http://iucn.org/terms/iucnRedListCategory",
 )
 MULTIMEDIA_COLUMNS: tuple[str, ...] = (_GBIF + "gbifID", *(_DC + name for name in _MEDIA_TERMS))
+SIMPLE_COLUMNS: tuple[str, ...] = (
+    "gbifID", "datasetKey", "occurrenceID", "kingdom", "phylum", "class", "order", "family", "genus", "species",
+    "infraspecificEpithet", "taxonRank", "scientificName", "verbatimScientificName",
+    "verbatimScientificNameAuthorship", "countryCode", "locality", "stateProvince", "occurrenceStatus",
+    "individualCount", "publishingOrgKey", "decimalLatitude", "decimalLongitude", "coordinateUncertaintyInMeters",
+    "coordinatePrecision", "elevation", "elevationAccuracy", "depth", "depthAccuracy", "eventDate", "day", "month",
+    "year", "taxonKey", "speciesKey", "basisOfRecord", "institutionCode", "collectionCode", "catalogNumber",
+    "recordNumber", "identifiedBy", "dateIdentified", "license", "rightsHolder", "recordedBy", "typeStatus",
+    "establishmentMeans", "lastInterpreted", "mediaType", "issue",
+)  # fmt: skip
 VERBATIM_COLUMNS: tuple[str, ...] = (_GBIF + "gbifID", *(_DWC + name for name in _VERBATIM_TERMS))
 
 
-def write_archive(dataset: SandboxDataset, path: Path, base_url: str, identity: DownloadIdentity | None = None) -> None:
-    """Write a data set as a GBIF-shaped Darwin Core Archive; atomic, and the same bytes for the same arguments.
+def write_archive(
+    dataset: SandboxDataset | Selection, path: Path, base_url: str, identity: DownloadIdentity | None = None
+) -> None:
+    """Write records as a GBIF-shaped Darwin Core Archive; atomic, and the same bytes for the same arguments.
 
     Args:
         dataset: the records.
@@ -136,6 +168,18 @@ def write_archive(dataset: SandboxDataset, path: Path, base_url: str, identity: 
     part.replace(path)
 
 
+def write_simple_csv(dataset: Selection, path: Path) -> None:
+    """Write records as GBIF's SIMPLE_CSV: a zip of one tab-separated file of 50 columns, no media; atomic."""
+    part = path.with_name(f".{path.name}.part")
+    rows = (
+        occurrence.terms | {"publishingOrgKey": occurrence.publisher.organisation_key}
+        for occurrence in dataset.occurrences()
+    )
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        _write_member(archive, f"{path.stem}.csv", _table(SIMPLE_COLUMNS, rows))
+    part.replace(path)
+
+
 def _write_member(archive: zipfile.ZipFile, name: str, lines: Iterable[str]) -> None:
     """Stream text into one member; the fixed date makes equal contents equal archives."""
     member = zipfile.ZipInfo(name, date_time=(2026, 1, 15, 0, 0, 0))
@@ -145,11 +189,11 @@ def _write_member(archive: zipfile.ZipFile, name: str, lines: Iterable[str]) -> 
             stream.write(line.encode())
 
 
-def _terms(dataset: SandboxDataset) -> Iterator[dict[str, str]]:
+def _terms(dataset: SandboxDataset | Selection) -> Iterator[dict[str, str]]:
     return (occurrence.terms for occurrence in dataset.occurrences())
 
 
-def _media_rows(dataset: SandboxDataset, base_url: str) -> Iterator[dict[str, str]]:
+def _media_rows(dataset: SandboxDataset | Selection, base_url: str) -> Iterator[dict[str, str]]:
     for medium in dataset.media():
         yield {
             "gbifID": str(medium.gbif_id),
@@ -166,7 +210,7 @@ def _media_rows(dataset: SandboxDataset, base_url: str) -> Iterator[dict[str, st
 
 def _table(columns: tuple[str, ...], rows: Iterable[dict[str, str]]) -> Iterator[str]:
     """Tab-separated lines with a header of short names."""
-    names = [column.rsplit("/", 1)[1] for column in columns]
+    names = [column.rsplit("/", 1)[-1] for column in columns]
     yield "\t".join(names) + "\n"
     for row in rows:
         yield "\t".join(_encoded(row.get(name, "")) for name in names) + "\n"

@@ -58,6 +58,11 @@ class Publisher:
         return str(uuid5(NAMESPACE_URL, f"https://sandbox.example/dataset/{self.name}"))
 
     @property
+    def organisation_key(self) -> str:
+        """GBIF's publishingOrgKey, a UUID."""
+        return str(uuid5(NAMESPACE_URL, f"https://sandbox.example/organisation/{self.organisation}"))
+
+    @property
     def doi(self) -> str:
         """The data set's own invented DOI."""
         return f"10.15468/{self.name}"
@@ -152,6 +157,11 @@ class Occurrence:
     species: Species
     media: tuple[Medium, ...]
     trouble: Trouble | None = None
+
+    @property
+    def media_rows(self) -> tuple[Medium, ...]:
+        """The media as GBIF lists them: all of them twice where that is the trouble."""
+        return self.media * 2 if self.trouble is Trouble.DUPLICATE else self.media
 
 
 def ordinary(seed: int, number: int, *, relabelled: bool = False) -> Occurrence:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from PIL import Image
 
 from gbif_platform.errors import PlatformError
 from gbif_platform.sandbox import Sandbox, SandboxDataset
+from gbif_platform.sandbox.__main__ import _USE
 from gbif_platform.sandbox.downloads import Download
 from gbif_platform.sandbox.records import Trouble
+from gbif_platform_tests.sandbox.calls import FROG, call
 
 DATASET = SandboxDataset(size=24)
 ROOT = "/v1/occurrence/download"
@@ -166,6 +169,17 @@ def test_a_second_snapshot_has_its_own_doi_and_the_old_pictures(sandbox: Sandbox
         with zipfile.ZipFile(known.archive) as archive:
             tables.append(set(archive.read("multimedia.txt").decode().splitlines()))
     assert tables[0] < tables[1]
+
+
+@pytest.mark.usefixtures("download")
+def test_the_addresses_it_advises_to_try_answer(sandbox: Sandbox, download: Download) -> None:
+    advice = _USE.format(url=sandbox.url, downloads="", doi=download.doi, key=download.key)
+    addresses = re.findall(r"curl (?:-L -o \S+ )?'?(http\S+?)'?\n", advice)
+    assert len(addresses) == 5
+    assert {get(address)[0] for address in addresses} == {200}
+    body = json.loads(advice.split("-d '")[1].split("'\n")[0])
+    answer = call("POST", f"{sandbox.url}{ROOT}/request", body, FROG)
+    assert answer.status == 201
 
 
 def test_a_taken_port_is_said_plainly(sandbox: Sandbox) -> None:
