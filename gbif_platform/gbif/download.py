@@ -4,22 +4,22 @@ Calls and status values: https://techdocs.gbif.org/en/openapi/v1/occurrence#/Occ
 """
 
 import asyncio
-import email.utils
 import json
-import random
 import re
-import time
 import zipfile
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 from filelock import AsyncFileLock
 
+from gbif_platform.errors import PlatformError
+from gbif_platform.gbif.blocking import run_blocking
+from gbif_platform.gbif.client import GbifClient
 from gbif_platform.gbif.download_errors import (
     DownloadDamaged,
     DownloadErased,
@@ -30,21 +30,22 @@ from gbif_platform.gbif.download_errors import (
     InvalidReference,
     UnknownDownload,
 )
+from gbif_platform.gbif.errors import NotFound, Unreachable
+from gbif_platform.gbif.retry import TRANSIENT_STATUS, Patience, Transient, retry_after_s
 
-GBIF = "https://api.gbif.org"
 EXECUTING = ("PREPARING", "RUNNING", "SUSPENDED")
+ERASED_SOON = timedelta(days=30)
+PATIENCE = Patience()
 
-T = TypeVar("T")
 Progress = Callable[[int, int | None, str], None]
 
 _KEY = r"\d{7}-\d{15}"
 _DOI = r"10\.\d{4,9}/dl\.[a-z0-9._-]*[a-z0-9]"
-_ATTEMPTS = 6
-_LONGEST_WAIT_S = 120.0
 _CHUNK_BYTES = 1024**2
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-# 420 is what GBIF's code answers to too many requests at once, where its documentation says 429.
-_TRANSIENT_STATUS = (408, 420, 425, 429, 500, 502, 503, 504)
+_CREDIT_ATTEMPTS = 2
+_AGAIN = "check the network and the endpoint, and run again: what has come is kept"
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,26 @@ class DownloadRef:
 
 
 @dataclass(frozen=True)
+class DownloadCredit:
+    """Whom a download credits, as GBIF says.
+
+    Attributes:
+        datasets: those that contribute: datasetKey, datasetTitle, datasetDOI, datasetCitation, numberRecords.
+        citation: of the download as a whole.
+        missing: which of the two GBIF did not give; they are asked for again the next time.
+    """
+
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    citation: str = ""
+    missing: tuple[str, ...] = ("datasets", "citation")
+
+
+@dataclass(frozen=True)
 class Download:
     """A download on this machine.
 
-    `path` is the zip, `metadata` what GBIF says of it (kept beside it as JSON), `fetched` whether this call fetched it.
+    `path` is the zip, `metadata` what GBIF says of it and `credit` whom it credits (both kept beside it as JSON),
+    `fetched` whether this call fetched it.
     """
 
     key: str
@@ -70,19 +87,29 @@ class Download:
     path: Path
     metadata: dict[str, Any]
     fetched: bool
+    credit: DownloadCredit = DownloadCredit()
 
     @property
     def total_records(self) -> int | None:
         """Number of occurrences that GBIF announces."""
         return self.metadata.get("totalRecords")
 
+    @property
+    def datasets(self) -> list[dict[str, Any]]:
+        """The contributing datasets: datasetKey, datasetTitle, datasetDOI, datasetCitation, numberRecords."""
+        return self.credit.datasets
 
-class _Transient(Exception):
-    """A trouble that passes; `wait_s` is how long the server asks to wait."""
+    @property
+    def citation(self) -> str:
+        """How GBIF asks to cite it; "" where GBIF did not say."""
+        return self.credit.citation
 
-    def __init__(self, cause: str, wait_s: float | None = None) -> None:
-        super().__init__(cause)
-        self.wait_s = wait_s
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know: a file that GBIF deletes soon, credit that is missing."""
+        missing = [f"GBIF did not give the {name} of {self.key}" for name in self.credit.missing]
+        soon = erased_soon(self.metadata)
+        return [soon, *missing] if soon else missing
 
 
 def parse_reference(text: str) -> DownloadRef:
@@ -99,18 +126,46 @@ def parse_reference(text: str) -> DownloadRef:
     raise InvalidReference(f"{text!r} names no GBIF download", hint)
 
 
+def erased_soon(metadata: Mapping[str, Any], now: datetime | None = None) -> str | None:
+    """A warning where GBIF deletes the file within `ERASED_SOON`, or may have done so.
+
+    Args:
+        metadata: GBIF's JSON of the download, with `key` and `eraseAfter`.
+    """
+    try:
+        erase = datetime.fromisoformat(str(metadata.get("eraseAfter")))
+    except ValueError:
+        return None
+    erase = erase if erase.tzinfo else erase.replace(tzinfo=UTC)
+    left = erase - (now or datetime.now(UTC))
+    if left > ERASED_SOON:
+        return None
+    when = f"in {left.days} days" if left > timedelta(0) else "that is past"
+    return f"GBIF deletes the file of download {metadata.get('key')} after {erase:%Y-%m-%d} ({when}); keep the archive"
+
+
+def check_status(reference: object, status: str) -> None:
+    """Raise what a download's status says, unless it is SUCCEEDED.
+
+    Raises:
+        DownloadNotReady, DownloadErased, DownloadFailed
+    """
+    if status in EXECUTING:
+        raise DownloadNotReady(
+            f"GBIF is still preparing download {reference} (status {status})", "try again in some minutes"
+        )
+    if status == "FILE_ERASED":
+        raise DownloadErased(reference)
+    if status != "SUCCEEDED":
+        raise DownloadFailed(f"download {reference} has no file (status {status})", "request a new one at gbif.org")
+
+
 def download(
     reference: str | DownloadRef, endpoint: str, folder: Path, *, user_agent: str, progress: Progress | None = None
 ) -> Download:
     """As `fetch_download`, for code that is not asynchronous, also where an event loop runs already (Jupyter)."""
     ref = parse_reference(reference) if isinstance(reference, str) else reference
-    fetch = fetch_download(ref, endpoint, folder, user_agent=user_agent, progress=progress)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(fetch)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, fetch).result()
+    return run_blocking(fetch_download(ref, endpoint, folder, user_agent=user_agent, progress=progress))
 
 
 async def fetch_download(
@@ -120,64 +175,56 @@ async def fetch_download(
     *,
     user_agent: str,
     progress: Progress | None = None,
-    first_wait_s: float = 1.0,
+    patience: Patience | None = None,
 ) -> Download:
-    """The download as `folder/<key>.zip`, with its metadata as `folder/<key>.json`.
+    """The download as `folder/<key>.zip`, with its metadata as `<key>.json` and whom it credits as `<key>.credit.json`.
 
-    A sound file in the folder is taken as it is, without any request. Otherwise the file grows as `<key>.zip.part`,
-    also over several calls, is compared with the announced size, tested, and renamed.
+    A sound file in the folder is taken as it is, without any request but for credit that is missing. Otherwise the
+    file grows as `<key>.zip.part`, also over several calls, is compared with the announced size, tested, and renamed.
 
     Args:
         ref: from `parse_reference`.
         endpoint: address of the API, such as https://api.gbif.org.
         folder: made if it is not there.
         user_agent: names the application and a contact, as GBIF asks for.
-        progress: called with the bytes that are here, those that are announced (if any are), and "bytes".
-        first_wait_s: seconds to wait before the first repetition; doubled each time, unless the server says how long.
+        progress: called with the bytes that are here, those that are announced (if any are), and "bytes" or what is
+            waited for.
+        patience: how often a call that failed in passing is repeated.
 
-    Raises UnknownDownload, DownloadNotReady, DownloadErased, DownloadFailed, DownloadDamaged, DownloadUnreachable,
-    DownloadError.
+    Raises:
+        UnknownDownload, DownloadNotReady, DownloadErased, DownloadFailed, DownloadDamaged, DownloadUnreachable,
+        DownloadError, GbifError
     """
-    endpoint = endpoint.rstrip("/")
-    _make_folder(folder)
-    if present := _present(ref, folder):
-        return present
-    async with aiohttp.ClientSession(headers={"User-Agent": user_agent}, timeout=_TIMEOUT) as session:
-        retries = _Retries(first_wait_s)
-        metadata = await retries.run(lambda: _metadata(session, endpoint, ref))
-        key = metadata["key"]
-        async with AsyncFileLock(folder / f".{key}.lock"):
-            if present := _present(DownloadRef(key=key), folder):
-                return present
-            part = _PartFile(folder / f"{key}.zip.part", _announced_size(metadata))
-            url = _file_url(metadata, endpoint)
-            for last_try in (False, True):
-                await retries.run(lambda: _fetch(session, url, part, progress), part)
-                if trouble := await asyncio.to_thread(part.trouble):
-                    part.remove()
-                    if last_try:
-                        raise DownloadDamaged(
-                            f"{url} is damaged: {trouble}", "try again later, or tell helpdesk@gbif.org"
-                        )
-                else:
-                    break
-            return _finished(part, metadata, folder)
+    fetcher = _Fetcher(endpoint.rstrip("/"), folder, user_agent, progress, patience or PATIENCE)
+    fetcher.make_folder()
+    got = _present(ref, folder) or await fetcher.fetch(ref)
+    return await fetcher.with_credit(got)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(f"cannot make the folder {folder}: {error.strerror}", "choose another folder") from error
+async def ask_credit(gbif: GbifClient, key: str, known: DownloadCredit | None = None) -> DownloadCredit:
+    """Whom a download credits; what cannot be had just now is named as missing.
+
+    Args:
+        known: what an earlier call got; only the rest is asked for.
+    """
+    known = known or DownloadCredit()
+    datasets, citation, missing = known.datasets, known.citation, []
+    if "datasets" in known.missing:
+        try:
+            datasets = await gbif.download_datasets(key)
+        except (PlatformError, KeyError, TypeError):
+            missing.append("datasets")
+    if "citation" in known.missing:
+        try:
+            citation = await gbif.download_citation(key)
+        except PlatformError:
+            missing.append("citation")
+    return DownloadCredit(datasets, citation, tuple(missing))
 
 
-def _finished(part: "_PartFile", metadata: dict[str, Any], folder: Path) -> Download:
-    key = metadata["key"]
-    draft = folder / f"{key}.json.part"
-    draft.write_text(json.dumps(metadata, indent=2), encoding="utf-8")
-    draft.replace(folder / f"{key}.json")
-    path = part.path.replace(folder / f"{key}.zip")
-    return Download(key, metadata.get("doi"), path, metadata, fetched=True)
+def _announced_size(metadata: Mapping[str, Any]) -> int | None:
+    size = metadata.get("size")
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _present(ref: DownloadRef, folder: Path) -> Download | None:
@@ -197,40 +244,121 @@ def _present(ref: DownloadRef, folder: Path) -> Download | None:
     return None
 
 
-def _announced_size(metadata: dict[str, Any]) -> int | None:
-    size = metadata.get("size")
-    return size if isinstance(size, int) and size > 0 else None
+def _known_credit(path: Path) -> DownloadCredit:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return DownloadCredit(list(said["datasets"]), str(said["citation"]), tuple(said["missing"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return DownloadCredit()
 
 
-async def _metadata(session: aiohttp.ClientSession, endpoint: str, ref: DownloadRef) -> dict[str, Any]:
-    url = f"{endpoint}/v1/occurrence/download/{ref}"
-    async with session.get(url) as response:
-        _check_status(response, UnknownDownload(f"GBIF knows no download {ref} ({url})", "check the DOI or the key"))
+def _unwritable(path: Path, error: OSError) -> DownloadError:
+    return DownloadError(
+        f"cannot write {path}: {error.strerror}", "free space on the disk, and run again: what has come is kept"
+    )
+
+
+def _write_json(path: Path, content: object) -> None:
+    draft = path.with_name(path.name + ".part")
+    try:
+        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+@dataclass
+class _Fetcher:
+    """What one call of `fetch_download` works with."""
+
+    endpoint: str
+    folder: Path
+    user_agent: str
+    progress: Progress | None
+    patience: Patience
+
+    def make_folder(self) -> None:
         try:
-            metadata = await response.json(content_type=None)
-        except ValueError as error:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
             raise DownloadError(
-                f"{url} did not answer with JSON: {error}", "check that the endpoint is GBIF's API"
+                f"cannot make the folder {self.folder}: {error.strerror}", "choose another folder"
             ) from error
-    key = str(metadata.get("key")) if isinstance(metadata, dict) else ""
-    if not re.fullmatch(_KEY, key) or key != (ref.key or key):
-        raise DownloadError(f"{url} answered with the download key {key!r}", "check that the endpoint is GBIF's API")
-    _check_download_status(ref, str(metadata.get("status")))
-    return metadata
+
+    def client(self, patience: Patience) -> GbifClient:
+        return GbifClient(self.endpoint, user_agent=self.user_agent, patience=patience)
+
+    def telling(self, part: "_PartFile | None" = None) -> Patience:
+        """The patience, with its waits told as progress."""
+        progress = self.progress
+        if progress is None:
+            return self.patience
+
+        def notice(says: str) -> None:
+            progress(part.size() if part else 0, part.announced if part else None, says)
+
+        return replace(self.patience, notice=notice)
+
+    async def fetch(self, ref: DownloadRef) -> Download:
+        metadata = await self.metadata(ref)
+        key = metadata["key"]
+        async with AsyncFileLock(self.folder / f".{key}.lock"):
+            if present := _present(DownloadRef(key=key), self.folder):
+                return present
+            part = _PartFile(self.folder / f"{key}.zip.part", _announced_size(metadata))
+            await self.fill(part, _file_url(metadata, self.endpoint), ref)
+            _write_json(self.folder / f"{key}.json", metadata)
+            path = part.path.replace(self.folder / f"{key}.zip")
+        return Download(key, metadata.get("doi"), path, metadata, fetched=True)
+
+    async def metadata(self, ref: DownloadRef) -> dict[str, Any]:
+        """What GBIF says of a finished download."""
+        url = f"{self.endpoint}/v1/occurrence/download/{ref}"
+        try:
+            async with self.client(self.telling()) as gbif:
+                metadata = await gbif.download(str(ref))
+        except NotFound as error:
+            raise UnknownDownload(f"GBIF knows no download {ref} ({url})", "check the DOI or the key") from error
+        except Unreachable as error:
+            raise DownloadUnreachable(error.cause, _AGAIN) from error
+        key = str(metadata.get("key")) if isinstance(metadata, dict) else ""
+        if not re.fullmatch(_KEY, key) or key != (ref.key or key):
+            raise DownloadError(
+                f"{url} answered with the download key {key!r}", "check that the endpoint is GBIF's API"
+            )
+        check_status(ref, str(metadata.get("status")))
+        return metadata
+
+    async def fill(self, part: "_PartFile", url: str, ref: DownloadRef) -> None:
+        """Fetch the rest of a file and test it; a damaged one is fetched once more."""
+        patience = self.telling(part)
+        async with aiohttp.ClientSession(headers={"User-Agent": self.user_agent}, timeout=_TIMEOUT) as session:
+            for last_try in (False, True):
+                await patience.run(lambda: _fetch(session, url, ref, part, self.progress), _unreachable, part.size)
+                trouble = await asyncio.to_thread(part.trouble)
+                if trouble is None:
+                    return
+                part.remove()
+                if last_try:
+                    raise DownloadDamaged(f"{url} is damaged: {trouble}", "try again later, or tell helpdesk@gbif.org")
+
+    async def with_credit(self, got: Download) -> Download:
+        """The download with its datasets and its citation; the file is worth having without them."""
+        path = self.folder / f"{got.key}.credit.json"
+        credit = _known_credit(path)
+        if credit.missing:
+            async with self.client(replace(self.patience, attempts=_CREDIT_ATTEMPTS)) as gbif:
+                credit = await ask_credit(gbif, got.key, credit)
+            said = {"datasets": credit.datasets, "citation": credit.citation, "missing": credit.missing}
+            _write_json(path, said)
+        return replace(got, credit=credit)
 
 
-def _check_download_status(ref: DownloadRef, status: str) -> None:
-    if status in EXECUTING:
-        raise DownloadNotReady(f"GBIF is still preparing download {ref} (status {status})", "try again in some minutes")
-    if status == "FILE_ERASED":
-        raise DownloadErased(
-            f"GBIF has deleted the file of download {ref}", "repeat its request at gbif.org, and use the new DOI"
-        )
-    if status != "SUCCEEDED":
-        raise DownloadFailed(f"download {ref} has no file (status {status})", "request a new one at gbif.org")
+def _unreachable(cause: str) -> DownloadUnreachable:
+    return DownloadUnreachable(f"GBIF cannot be reached: {cause}", _AGAIN)
 
 
-def _file_url(metadata: dict[str, Any], endpoint: str) -> str:
+def _file_url(metadata: Mapping[str, Any], endpoint: str) -> str:
     """GBIF's own link, unless it leads to another host than the endpoint: a mirror repeats GBIF's links."""
     link = str(metadata.get("downloadLink") or "")
     if urlsplit(link).netloc == urlsplit(endpoint).netloc:
@@ -238,8 +366,10 @@ def _file_url(metadata: dict[str, Any], endpoint: str) -> str:
     return f"{endpoint}/v1/occurrence/download/request/{metadata['key']}.zip"
 
 
-async def _fetch(session: aiohttp.ClientSession, url: str, part: "_PartFile", progress: Progress | None) -> None:
-    """Append what is missing to the part file. Raises _Transient where the transfer broke off."""
+async def _fetch(
+    session: aiohttp.ClientSession, url: str, ref: DownloadRef, part: "_PartFile", progress: Progress | None
+) -> None:
+    """Append what is missing to the part file. Raises Transient where the transfer broke off."""
     have = part.size()
     if have == part.announced:
         return
@@ -247,12 +377,16 @@ async def _fetch(session: aiohttp.ClientSession, url: str, part: "_PartFile", pr
     async with session.get(url, headers=headers) as response:
         if response.status == 416:
             part.remove()
-            raise _Transient(f"{url} has no more than {have} bytes")
-        _check_status(response, DownloadNotReady(f"{url} is not there", "try again in some minutes"))
-        if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            part.remove()
-            have = 0
+            raise Transient(f"{url} has no more than {have} bytes")
+        _check_response(response, ref)
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        have = have if resumed else 0
+        fresh = not resumed
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            if fresh:
+                _check_start(response, chunk)
+                part.remove()
+                fresh = False
             part.append(chunk)
             have += len(chunk)
             if progress:
@@ -260,31 +394,28 @@ async def _fetch(session: aiohttp.ClientSession, url: str, part: "_PartFile", pr
             if part.announced and have > part.announced:
                 return
     if part.announced and have < part.announced:
-        raise _Transient(f"{url} ended after {have} of {part.announced} bytes")
+        raise Transient(f"{url} ended after {have} of {part.announced} bytes")
 
 
-def _check_status(response: aiohttp.ClientResponse, not_found: DownloadError) -> None:
+def _check_start(response: aiohttp.ClientResponse, chunk: bytes) -> None:
+    """Refuse what is no zip before it replaces what has come: a portal's log-in page has status 200 too."""
+    if len(chunk) >= len(_ZIP_STARTS[0]) and not chunk.startswith(_ZIP_STARTS):
+        raise DownloadDamaged(
+            f"{response.url} answered with {response.content_type}, not with a zip",
+            "check that no proxy or log-in page stands between, and run again: what has come is kept",
+        )
+
+
+def _check_response(response: aiohttp.ClientResponse, ref: DownloadRef) -> None:
     if response.status == 404:
-        raise not_found
+        raise DownloadNotReady(f"{response.url} is not there", "try again in some minutes")
     if response.status == 410:
-        raise DownloadErased(f"{response.url} has been deleted", "repeat its request at gbif.org, and use the new DOI")
-    if response.status in _TRANSIENT_STATUS:
+        raise DownloadErased(ref)
+    if response.status in TRANSIENT_STATUS:
         cause = f"{response.url} answered {response.status}"
-        raise _Transient(cause, _retry_after_s(response.headers.get("Retry-After")))
+        raise Transient(cause, retry_after_s(response.headers.get("Retry-After")))
     if response.status >= 300:
         raise DownloadError(f"{response.url} answered {response.status} {response.reason}", "check the endpoint")
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number, or a date (RFC 9110, section 10.2.3)."""
-    if not value:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None
 
 
 class _PartFile:
@@ -305,7 +436,7 @@ class _PartFile:
             with self.path.open("ab") as stream:
                 stream.write(chunk)
         except OSError as error:
-            raise DownloadError(f"cannot write {self.path}: {error.strerror}", "free space on the disk") from error
+            raise _unwritable(self.path, error) from error
 
     def trouble(self) -> str | None:
         """What is wrong with the finished file; every member is unpacked once, into nothing."""
@@ -317,30 +448,3 @@ class _PartFile:
         except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
             return str(error)
         return f"{bad} does not have its checksum" if bad else None
-
-
-class _Retries:
-    """Repeats what failed in passing, and gives up after several failures without any progress."""
-
-    def __init__(self, first_wait_s: float) -> None:
-        self._first_wait_s = first_wait_s
-
-    async def run(self, action: Callable[[], Awaitable[T]], part: _PartFile | None = None) -> T:
-        """The action's result. Raises DownloadUnreachable."""
-        failures = 0
-        while True:
-            size_before = part.size() if part else 0
-            try:
-                return await action()
-            except (_Transient, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                progressed = part is not None and part.size() > size_before
-                failures = 1 if progressed else failures + 1
-                if failures >= _ATTEMPTS:
-                    raise DownloadUnreachable(
-                        f"GBIF cannot be reached: {error or type(error).__name__}",
-                        "check the network and the endpoint, and run again: what has come is kept",
-                    ) from error
-                wait_s = self._first_wait_s * 2 ** (failures - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-                if isinstance(error, _Transient) and error.wait_s is not None:
-                    wait_s = error.wait_s
-                await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))

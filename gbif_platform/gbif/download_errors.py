@@ -1,9 +1,9 @@
 """Why a GBIF download cannot be had."""
 
-from gbif_platform.errors import PlatformError
+from gbif_platform.gbif.errors import GbifError, NotFound, Unreachable
 
 
-class DownloadError(PlatformError):
+class DownloadError(GbifError):
     """A GBIF download cannot be fetched."""
 
 
@@ -11,7 +11,7 @@ class InvalidReference(DownloadError):
     """The text is neither a download's DOI, nor its key, nor an address that holds one of them."""
 
 
-class UnknownDownload(DownloadError):
+class UnknownDownload(DownloadError, NotFound):
     """GBIF knows no such download."""
 
 
@@ -20,7 +20,13 @@ class DownloadNotReady(DownloadError):
 
 
 class DownloadErased(DownloadError):
-    """GBIF has deleted the file; its metadata and its DOI remain."""
+    """GBIF has deleted the file; its metadata and its DOI remain, and its request can be repeated."""
+
+    def __init__(self, reference: object) -> None:
+        super().__init__(
+            f"GBIF has deleted the file of download {reference}",
+            f"gbif-platform snapshot replay DATASET {reference} requests the same data anew, under a new DOI",
+        )
 
 
 class DownloadFailed(DownloadError):
@@ -31,5 +37,5 @@ class DownloadDamaged(DownloadError):
     """What came is no sound zip of the announced size."""
 
 
-class DownloadUnreachable(DownloadError):
+class DownloadUnreachable(DownloadError, Unreachable):
     """GBIF did not answer, or broke off again and again."""

@@ -44,10 +44,11 @@ def retry_after_s(value: str | None) -> float | None:
 @dataclass(frozen=True)
 class Patience:
     """How often to try, and how long to wait before the first repetition; the wait doubles each time, unless the
-    server says how long."""
+    server says how long; `notice` is told of each wait."""
 
     attempts: int = 6
     first_wait_s: float = 1.0
+    notice: Callable[[str], None] | None = None
 
     async def run(
         self, action: Callable[[], Awaitable[T]], give_up: Callable[[str], Exception], size: Callable[[], int] = int
@@ -67,6 +68,8 @@ class Patience:
                 failures = 1 if size() > before else failures + 1
                 if failures >= self.attempts:
                     raise give_up(str(error) or type(error).__name__) from error
+                if self.notice:
+                    self.notice(f"waiting for GBIF, try {failures + 1} of {self.attempts}")
                 await asyncio.sleep(min(self._wait_s(failures, error), LONGEST_WAIT_S))
 
     def _wait_s(self, failures: int, error: BaseException) -> float:

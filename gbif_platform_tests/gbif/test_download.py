@@ -2,8 +2,11 @@ import asyncio
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,14 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbif_platform.gbif.download import Download, DownloadRef, download, fetch_download, parse_reference
+from gbif_platform.gbif.download import (
+    Download,
+    DownloadRef,
+    download,
+    erased_soon,
+    fetch_download,
+    parse_reference,
+)
 from gbif_platform.gbif.download_errors import (
     DownloadDamaged,
     DownloadErased,
@@ -23,10 +33,18 @@ from gbif_platform.gbif.download_errors import (
     InvalidReference,
     UnknownDownload,
 )
+from gbif_platform.gbif.errors import GbifError
+from gbif_platform.gbif.retry import Patience
 
 KEY = "0022697-200613084148143"
 DOI = "10.15468/dl.4gbcs6"
 AGENT = "gbif-platform-tests (https://example.org)"
+QUICK = Patience(first_wait_s=0.01)
+CITATION = f"GBIF.org (15 January 2026) GBIF Occurrence Download https://doi.org/{DOI}"
+CREDIT_CALLS = 3  # two pages of datasets, and the citation
+DATASETS = [
+    {"downloadKey": KEY, "datasetKey": f"{n:08}-0000-4000-8000-000000000000", "numberRecords": n} for n in range(150)
+]
 
 
 def make_zip() -> bytes:
@@ -56,6 +74,7 @@ class Gbif:
         }
         self.answers: list[Answer] = []
         self.metadata_answers: list[Answer] = []
+        self.credit_is_down = False
         self.file = ZIP
         self.requests: list[web.Request] = []
         self.url = ""
@@ -68,12 +87,28 @@ class Gbif:
         app.router.add_get(f"/v1/occurrence/download/request/{KEY}.zip", self._answer_file)
         app.router.add_get(f"/v1/occurrence/download/{KEY}", self._answer_metadata)
         app.router.add_get(f"/v1/occurrence/download/{DOI}", self._answer_metadata)
+        app.router.add_get(f"/v1/occurrence/download/{KEY}/datasets", self._answer_datasets)
+        app.router.add_get(f"/v1/occurrence/download/{KEY}/citation", self._answer_citation)
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         return runner
+
+    async def _answer_datasets(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        if self.credit_is_down:
+            return web.Response(status=503)
+        offset, limit = int(request.query["offset"]), int(request.query["limit"])
+        page = DATASETS[offset : offset + limit]
+        end = offset + limit >= len(DATASETS)
+        return web.json_response({"offset": offset, "limit": limit, "endOfRecords": end, "results": page})
+
+    async def _answer_citation(self, request: web.Request) -> web.StreamResponse:
+        """GBIF calls the bare text JSON."""
+        self.requests.append(request)
+        return web.Response(text=CITATION + "\n", content_type="application/json")
 
     async def _answer_metadata(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
@@ -116,7 +151,7 @@ def fetch(gbif: Gbif, folder: Path, reference: str = KEY, times: int = 1, **kwar
         try:
             for _ in range(times):
                 result = await fetch_download(
-                    parse_reference(reference), gbif.url, folder, user_agent=AGENT, first_wait_s=0.01, **kwargs
+                    parse_reference(reference), gbif.url, folder, user_agent=AGENT, patience=QUICK, **kwargs
                 )
             return result
         finally:
@@ -240,7 +275,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, code: int) -> None:
     gbif.metadata_answers = [status(code), status(code)]
     gbif.answers = [status(code)]
     assert fetch(gbif, tmp_path).fetched
-    assert len(gbif.requests) == 5
+    assert len(gbif.requests) == 5 + CREDIT_CALLS
 
 
 def test_retry_after_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +286,7 @@ def test_retry_after_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         waits.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("gbif_platform.gbif.download.asyncio.sleep", noted)
+    monkeypatch.setattr("gbif_platform.gbif.retry.asyncio.sleep", noted)
     gbif = Gbif()
     gbif.metadata_answers = [
         status(429, **{"Retry-After": "7"}),
@@ -265,14 +300,16 @@ def test_retry_after_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_server_that_never_answers_is_given_up_and_the_part_kept(tmp_path: Path) -> None:
     gbif = Gbif()
     gbif.answers = [cut_at_60_percent, *[status(503)] * 20]
+    seen: list[str] = []
     with pytest.raises(DownloadUnreachable, match="503"):
-        fetch(gbif, tmp_path)
+        fetch(gbif, tmp_path, progress=lambda _done, _total, note: seen.append(note))
+    assert [note for note in seen if note != "bytes"] == [f"waiting for GBIF, try {n} of 6" for n in range(2, 7)]
     assert (tmp_path / f"{KEY}.zip.part").stat().st_size == len(ZIP) * 6 // 10
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:
     async def run() -> None:
-        await fetch_download(DownloadRef(key=KEY), "http://127.0.0.1:1", tmp_path, user_agent=AGENT, first_wait_s=0)
+        await fetch_download(DownloadRef(key=KEY), "http://127.0.0.1:1", tmp_path, user_agent=AGENT, patience=QUICK)
 
     with pytest.raises(DownloadUnreachable, match="cannot be reached"):
         asyncio.run(run())
@@ -325,6 +362,114 @@ def test_wrong_size_and_damaged_content_are_refused(tmp_path: Path) -> None:
             fetch(gbif, tmp_path)
         assert not list(tmp_path.glob("*.zip*"))
         assert len(gbif.ranges()) == 2  # once more, then no further
+
+
+def test_a_log_in_page_instead_of_the_zip_costs_nothing_of_what_has_come(tmp_path: Path) -> None:
+    async def portal(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="<html>Please log in</html>", content_type="text/html")
+
+    gbif = Gbif()
+    part = tmp_path / f"{KEY}.zip.part"
+    part.write_bytes(ZIP[:1234])
+    gbif.answers = [portal]
+    with pytest.raises(DownloadDamaged, match="text/html"):
+        fetch(gbif, tmp_path)
+    assert part.read_bytes() == ZIP[:1234]
+    assert fetch(gbif, tmp_path).path.read_bytes() == ZIP
+    assert gbif.ranges() == ["bytes=1234-"] * 2
+
+
+def test_an_api_that_answers_with_a_page_is_told(tmp_path: Path) -> None:
+    async def page(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="<html></html>", content_type="text/html")
+
+    gbif = Gbif()
+    gbif.metadata_answers = [page]
+    with pytest.raises(DownloadUnreachable, match="not GBIF's"):
+        fetch(gbif, tmp_path)
+
+
+FETCH = """
+import resource, sys
+from pathlib import Path
+from gbif_platform.gbif.download import download
+from gbif_platform.gbif.download_errors import DownloadError
+key, url, folder, limit = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+try:
+    download(key, url, Path(folder), user_agent="test")
+except DownloadError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_a_disk_that_is_full_at_80_percent(tmp_path: Path) -> None:
+    gbif = Gbif()
+
+    async def run() -> subprocess.CompletedProcess[str]:
+        runner = await gbif.start()
+        limit = str(len(ZIP) * 8 // 10)
+        command = [sys.executable, "-c", FETCH, KEY, gbif.url, str(tmp_path), limit]
+        result = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        await runner.cleanup()
+        return result
+
+    result = asyncio.run(run())
+    assert result.returncode == 1
+    assert f"DownloadError: cannot write {tmp_path}" in result.stderr
+    assert "free space" in result.stderr
+    assert (tmp_path / f"{KEY}.zip.part").read_bytes() == ZIP[: len(ZIP) * 8 // 10]
+    assert fetch(gbif, tmp_path).path.read_bytes() == ZIP
+    assert gbif.ranges()[-1] == f"bytes={len(ZIP) * 8 // 10}-"
+
+
+# Credit ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_contributing_datasets_and_the_citation_lie_beside_the_file(tmp_path: Path) -> None:
+    gbif = Gbif()
+    for result in (fetch(gbif, tmp_path), fetch(gbif, tmp_path)):
+        assert (result.datasets, result.citation) == (DATASETS, CITATION)
+        assert not result.warnings
+    assert json.loads((tmp_path / f"{KEY}.credit.json").read_text()) == {
+        "datasets": DATASETS,
+        "citation": CITATION,
+        "missing": [],
+    }
+
+
+def test_credit_that_cannot_be_had_loses_no_file_and_is_asked_for_the_next_time(tmp_path: Path) -> None:
+    gbif = Gbif()
+    gbif.credit_is_down = True
+    first = fetch(gbif, tmp_path)
+    assert (first.path.read_bytes(), first.datasets, first.citation) == (ZIP, [], CITATION)
+    assert first.warnings == [f"GBIF did not give the datasets of {KEY}"]
+    gbif.credit_is_down, asked = False, len(gbif.requests)
+    again = fetch(gbif, tmp_path)
+    assert (again.datasets, again.fetched) == (DATASETS, False)
+    assert [r.path.rpartition("/")[2] for r in gbif.requests[asked:]] == ["datasets", "datasets"]
+
+
+@pytest.mark.parametrize(
+    ("erase_after", "says"),
+    [
+        ("2026-07-15T15:05:52.916+00:00", "2026-07-15 (in 14 days)"),
+        ("2026-06-30T00:00:00", "that is past"),
+        ("2026-12-15T15:05:52.916+00:00", None),
+        (None, None),
+        ("soon", None),
+    ],
+)
+def test_a_file_that_gbif_deletes_soon_is_warned_of(erase_after: str | None, says: str | None) -> None:
+    warning = erased_soon({"key": KEY, "eraseAfter": erase_after}, datetime(2026, 7, 1, 12, tzinfo=UTC))
+    assert (says in warning) if says and warning else warning is says
+
+
+def test_an_erased_download_names_the_command_that_repeats_its_request(tmp_path: Path) -> None:
+    with pytest.raises(DownloadErased) as caught:
+        fetch(Gbif(status="FILE_ERASED"), tmp_path, DOI)
+    assert f"gbif-platform snapshot replay DATASET {DOI}" in caught.value.next_step
+    assert isinstance(caught.value, GbifError)
 
 
 def test_a_link_of_the_endpoint_is_followed(tmp_path: Path) -> None:
