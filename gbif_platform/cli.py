@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 
 import click
 
@@ -47,10 +48,13 @@ def run(platform: Platform, name: str, key: str | None, names: str | None, retry
     What the lake holds already in this version is not made again, and no picture is fetched twice.
     """
     from gbif_platform.sources.snapshots import add_snapshot, find_snapshot
+    from gbif_platform.terminal import RunDisplay
 
     platform.settings.retry_failed |= retry_failed
     chosen = find_dataset(platform.settings, name)
-    state = find_snapshot(platform, chosen, key).key if key else add_snapshot(platform, chosen)[0]
+    with RunDisplay(console) as display:
+        waiting = partial(display, "snapshot")
+        state = find_snapshot(platform, chosen, key).key if key else add_snapshot(platform, chosen, progress=waiting)[0]
     run_and_tell(platform, chosen, state, tuple(filter(None, (names or "").split(","))))
 
 

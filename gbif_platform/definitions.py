@@ -6,6 +6,7 @@ import dagster as dg
 
 from gbif_platform.components import ImageDataset
 from gbif_platform.dataset import Dataset, named_datasets
+from gbif_platform.orchestration.automation import automation_sensor
 from gbif_platform.platform import Platform
 
 EXECUTORS = {
@@ -20,7 +21,11 @@ def build_defs(platform: Platform, datasets: list[Dataset]) -> dg.Definitions:
     """The assets of these datasets, on this platform: what tests, the CLI and the web UI share."""
     return dg.Definitions.merge(
         *(ImageDataset(dataset).definitions() for dataset in datasets),
-        dg.Definitions(resources={"platform": platform}, executor=EXECUTORS[platform.settings.executor]),
+        dg.Definitions(
+            resources={"platform": platform},
+            executor=EXECUTORS[platform.settings.executor],
+            sensors=[automation_sensor(platform.settings)],
+        ),
     )
 
 

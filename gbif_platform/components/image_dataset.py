@@ -1,11 +1,13 @@
-"""The component that turns a dataset file into partitioned assets, their checks and a job."""
+"""The component that turns a dataset file into partitioned assets, their checks, jobs, a sensor and a schedule."""
 
 import dagster as dg
 from pydantic import BaseModel
 
 from gbif_platform.dataset import Dataset, at_home
 from gbif_platform.orchestration.assets import dataset_assets
+from gbif_platform.orchestration.automation import dataset_sensor, refresh_job, refresh_schedule
 from gbif_platform.orchestration.keys import job_name
+from gbif_platform.settings import load_settings
 
 
 class ImageDataset(dg.Component):
@@ -27,7 +29,7 @@ class ImageDataset(dg.Component):
         return cls(at_home(attributes, context.path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The dataset's assets, and a job over all of them."""
+        """The dataset's assets, a job over all of them, its sensor and its schedule."""
         return self.definitions()
 
     def definitions(self) -> dg.Definitions:
@@ -38,4 +40,11 @@ class ImageDataset(dg.Component):
             selection=dg.AssetSelection.groups(name),
             description=f"Everything of {name}, for one snapshot.",
         )
-        return dg.Definitions(assets=dataset_assets(self.dataset), jobs=[job])
+        settings = load_settings()
+        definitions = dg.Definitions(
+            assets=dataset_assets(self.dataset), jobs=[job], sensors=[dataset_sensor(self.dataset, settings)]
+        )
+        if self.dataset.refresh is None:
+            return definitions
+        refresh = dg.Definitions(jobs=[refresh_job(self.dataset)], schedules=[refresh_schedule(self.dataset, settings)])
+        return dg.Definitions.merge(definitions, refresh)

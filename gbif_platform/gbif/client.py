@@ -8,8 +8,9 @@ Each call is one or a few HTTP requests: https://techdocs.gbif.org/en/openapi/
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, Self
+from urllib.parse import quote
 
 import aiohttp
 
@@ -17,7 +18,7 @@ from gbif_platform.gbif.checklists import BACKBONE, check_taxon_keys
 from gbif_platform.gbif.credentials import Credentials
 from gbif_platform.gbif.errors import BadRequest, GbifError, NotAuthorised, NotFound, TooManyDownloads, Unreachable
 from gbif_platform.gbif.retry import TRANSIENT_STATUS, Patience, Transient, retry_after_s
-from gbif_platform.gbif.search_fields import as_query, parameter
+from gbif_platform.gbif.search_fields import as_query, parameter, predicate_key
 from gbif_platform.gbif.species import Match, read_match_v1, read_match_v2
 
 GBIF = "https://api.gbif.org"
@@ -27,6 +28,8 @@ PAGE_SIZE = 300
 """Records on one page of the search; GBIF gives no more, whatever is asked."""
 _FACET_PAGE = 1000
 _LIST_PAGE = 100
+LARGEST_ANSWER = 64 * 1024**2
+"""Bytes of the largest answer that is read."""
 _TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=30)
 _LONGEST_TEXT = 500
 
@@ -83,8 +86,11 @@ class GbifClient:
             UnknownField, WrongChecklist: before anything is asked.
         """
         parameters = _search_parameters(query, checklist_key) | {"limit": limit, "offset": offset}
-        answer: Json = await self._get("/v1/occurrence/search", parameters)
-        return answer
+        return _object(await self._get("/v1/occurrence/search", parameters))
+
+    async def search_predicate(self, predicate: Mapping[str, Any], *, limit: int = PAGE_SIZE, offset: int = 0) -> Json:
+        """One page of occurrences, as `search`, by a predicate: what is empty, or too long for an address."""
+        return await self._by_predicate({"predicate": predicate, "limit": limit, "offset": offset})
 
     async def count(self, query: Mapping[str, Any], *, checklist_key: str | None = None) -> int:
         """Number of occurrences (not of media)."""
@@ -92,15 +98,23 @@ class GbifClient:
 
     async def facet(self, query: Mapping[str, Any], field: str, *, checklist_key: str | None = None) -> dict[str, int]:
         """Number of occurrences by each value of a field, most first; those without a value are not among them."""
-        counts: dict[str, int] = {}
-        name = parameter(field)
-        parameters = _search_parameters(query, checklist_key) | {"limit": 0, "facet": name, "facetLimit": _FACET_PAGE}
-        while True:
-            answer = await self._get("/v1/occurrence/search", parameters | {"facetOffset": len(counts)})
-            page = [one for facet in answer.get("facets", []) for one in facet["counts"]]
-            counts |= {one["name"]: one["count"] for one in page}
-            if len(page) < _FACET_PAGE:
-                return counts
+        parameters = _search_parameters(query, checklist_key) | {"limit": 0, "facet": parameter(field)}
+
+        async def ask(page: Json) -> Json:
+            return _object(await self._get("/v1/occurrence/search", parameters | page))
+
+        return await _counts(ask)
+
+    async def facet_predicate(
+        self, predicate: Mapping[str, Any], field: str, *, checklist_key: str | None = None
+    ) -> dict[str, int]:
+        """As `facet`, by a predicate; taxon keys are counted in the given checklist."""
+        checklist = {"checklistKey": checklist_key} if checklist_key else {}
+        body = {"predicate": predicate, "limit": 0, "facets": [predicate_key(field)], **checklist}
+        return await _counts(lambda page: self._by_predicate(body | page))
+
+    async def _by_predicate(self, body: Json) -> Json:
+        return _object(await self._ask("POST", "/v1/occurrence/search/predicate", body=body))
 
     # Names
 
@@ -115,10 +129,11 @@ class GbifClient:
         if version == 1:
             if checklist_key not in (None, BACKBONE):
                 raise GbifError("species/match v1 knows the backbone alone", "use version 2")
-            return read_match_v1(name, await self._get("/v1/species/match", {"name": name, **hints}), BACKBONE)
+            answer = await self._get("/v1/species/match", {"name": name, **hints})
+            return read_match_v1(name, _object(answer), BACKBONE)
         checklist = {"checklistKey": checklist_key} if checklist_key else {}
         answer = await self._get("/v2/species/match", {"scientificName": name, **hints, **checklist})
-        return read_match_v2(name, answer, checklist_key or BACKBONE)
+        return read_match_v2(name, _object(answer), checklist_key or BACKBONE)
 
     # Downloads
 
@@ -143,12 +158,11 @@ class GbifClient:
 
     async def download(self, key_or_doi: str) -> Json:
         """What GBIF says of a download: key, doi, status, request, size, totalRecords, eraseAfter, …"""
-        answer: Json = await self._get(f"/v1/occurrence/download/{key_or_doi}")
-        return answer
+        return _object(await self._get(f"/v1/occurrence/download/{quote(key_or_doi)}"))
 
     async def cancel_download(self, key: str) -> None:
         """End an unfinished download of one's own."""
-        await self._send("DELETE", f"/v1/occurrence/download/request/{key}")
+        await self._send("DELETE", f"/v1/occurrence/download/request/{quote(key)}")
 
     async def user_downloads(
         self, user: str, *, since: str | None = None, status: str | None = None, at_most: int | None = None
@@ -161,54 +175,66 @@ class GbifClient:
         """
         wanted = {"from": since, "status": status.split(",") if status else None, "statistics": "false"}
         parameters = {name: value for name, value in wanted.items() if value}
-        return await self._listed(f"/v1/occurrence/download/user/{user}", parameters, at_most, signed=True)
+        return await self._listed(f"/v1/occurrence/download/user/{quote(user)}", parameters, at_most, signed=True)
 
     async def download_datasets(self, key_or_doi: str) -> list[Json]:
         """The datasets that contribute to a download: datasetKey, datasetDOI, datasetCitation, numberRecords."""
-        return await self._listed(f"/v1/occurrence/download/{key_or_doi}/datasets", {}, None)
+        return await self._listed(f"/v1/occurrence/download/{quote(key_or_doi)}/datasets", {}, None)
 
     async def download_citation(self, key_or_doi: str) -> str:
         """The citation that GBIF words."""
-        return str(await self._get(f"/v1/occurrence/download/{key_or_doi}/citation")).strip()
+        return str(await self._get(f"/v1/occurrence/download/{quote(key_or_doi)}/citation")).strip()
 
     # Datasets
 
     async def dataset(self, key: str) -> Json:
         """Metadata of one published dataset."""
-        answer: Json = await self._get(f"/v1/dataset/{key}")
-        return answer
+        return _object(await self._get(f"/v1/dataset/{quote(key)}"))
 
     async def register_derived_dataset(self, body: Mapping[str, Any]) -> Json:
         """Register a derived dataset and get a DOI for it, for ever; `doi` and `citation` are in the answer."""
-        answer: Json = await self._send("POST", "/v1/derivedDataset", body)
-        return answer
+        return _object(await self._send("POST", "/v1/derivedDataset", body))
 
     async def derived_dataset(self, doi: str) -> Json:
         """A registered derived dataset."""
-        answer: Json = await self._get(f"/v1/derivedDataset/{doi}")
-        return answer
+        return _object(await self._get(f"/v1/derivedDataset/{quote(doi)}"))
 
     # HTTP
 
     async def _listed(self, path: str, parameters: Json, at_most: int | None, *, signed: bool = False) -> list[Json]:
         results: list[Json] = []
         while True:
-            page = await self._get(path, parameters | {"limit": _LIST_PAGE, "offset": len(results)}, signed=signed)
+            page = _object(
+                await self._get(path, parameters | {"limit": _LIST_PAGE, "offset": len(results)}, signed=signed)
+            )
             results += page["results"]
             if page.get("endOfRecords", True) or not page["results"] or (at_most and len(results) >= at_most):
                 return results[:at_most]
 
     async def _get(self, path: str, parameters: Mapping[str, Any] | None = None, *, signed: bool = False) -> Any:
+        return await self._ask("GET", path, parameters, signed=signed)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, Any] | None = None,
+        body: Json | None = None,
+        *,
+        signed: bool = False,
+    ) -> Any:
+        """A request that changes nothing: repeated whatever went wrong in passing."""
         pairs = [
             (name, str(one))
             for name, value in (parameters or {}).items()
             for one in (value if isinstance(value, list) else [value])
         ]
         headers = {"Authorization": self._account().authorization} if signed else {}
+        url = self.endpoint + path
 
         async def ask() -> Any:
             self.calls += 1
-            async with self._open().get(self.endpoint + path, params=pairs, headers=headers) as response:
+            async with self._open().request(method, url, params=pairs, json=body, headers=headers) as response:
                 return await _answer(response)
 
         return await self._patience.run(ask, self._unreachable)
@@ -238,7 +264,8 @@ class GbifClient:
         return self._credentials or Credentials.from_environment()
 
     def _unreachable(self, cause: str) -> Unreachable:
-        return Unreachable(f"GBIF ({self.endpoint}) cannot be reached: {cause}", "check the network, and run again")
+        says = f"GBIF ({self.endpoint}) cannot be reached: {cause}"
+        return Unreachable(says, "check the network and the endpoint, and run again")
 
 
 def _search_parameters(query: Mapping[str, Any], checklist: str | None) -> Json:
@@ -247,8 +274,19 @@ def _search_parameters(query: Mapping[str, Any], checklist: str | None) -> Json:
     return parameters | ({"checklistKey": checklist} if checklist else {})
 
 
+async def _counts(ask: Callable[[Json], Awaitable[Json]]) -> dict[str, int]:
+    """The counts of a facet, page by page."""
+    counts: dict[str, int] = {}
+    while True:
+        answer = await ask({"facetLimit": _FACET_PAGE, "facetOffset": len(counts)})
+        page = [one for facet in answer.get("facets", []) for one in facet["counts"]]
+        counts |= {one["name"]: one["count"] for one in page}
+        if len(page) < _FACET_PAGE:
+            return counts
+
+
 async def _answer(response: aiohttp.ClientResponse) -> Any:
-    text = await response.text(errors="replace")
+    text = await _text(response)
     if response.status >= 400:
         _raise(response, text)
     if "json" not in response.content_type:
@@ -258,6 +296,27 @@ async def _answer(response: aiohttp.ClientResponse) -> Any:
     except ValueError:
         # GBIF answers a request with the bare key and calls it JSON
         return text
+
+
+async def _text(response: aiohttp.ClientResponse) -> str:
+    """The body as text, up to LARGEST_ANSWER."""
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(1024**2):
+        body += chunk
+        if len(body) > LARGEST_ANSWER:
+            raise Unreachable(
+                f"{response.url.with_query(None)} answers more than {LARGEST_ANSWER // 1024**2} MiB",
+                "check the gbif_url setting: GBIF's answers are smaller",
+            )
+    return body.decode("utf-8", "replace")
+
+
+def _object(answer: Any) -> Json:
+    """An answer that has to be a JSON object."""
+    if not isinstance(answer, dict):
+        said = " ".join(str(answer).split())[:_LONGEST_TEXT]
+        raise Unreachable(f"the answer is not GBIF's: {said!r}", "check the gbif_url setting, and the network's proxy")
+    return answer
 
 
 _ERRORS: dict[int, tuple[Callable[[str, str], GbifError], str]] = {

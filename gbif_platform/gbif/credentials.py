@@ -40,4 +40,4 @@ class Credentials:
     @property
     def authorization(self) -> str:
         """HTTP Basic authentication, as GBIF asks for."""
-        return aiohttp.BasicAuth(self.user, self.password, encoding="utf-8").encode()
+        return aiohttp.encode_basic_auth(self.user, self.password, encoding="utf-8")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gbif_platform.gbif.errors import UnknownField
+from gbif_platform.gbif.errors import BadRequest, UnknownField
 
 _KEYS = """
 ACCEPTED_TAXON_KEY ASSOCIATED_SEQUENCES BASIS_OF_RECORD BED BIOSTRATIGRAPHY CATALOG_NUMBER CHECKLIST_KEY CLASS_KEY
@@ -74,8 +74,22 @@ def as_query(query: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UnknownField: of a name that GBIF would ignore.
+        BadRequest: one field under two spellings, or Norway without quotes, which YAML reads as false.
     """
-    return {parameter(name): _texts(value) for name, value in sorted(query.items()) if value is not None}
+    fields: dict[str, Any] = {}
+    for name, value in query.items():
+        if value is not None and parameter(name) in fields:
+            raise BadRequest(f"{parameter(name)} is given twice, once as {name!r}", "give it once, with a list")
+        if value is not None:
+            _check_norway(parameter(name), value)
+            fields[parameter(name)] = _texts(value)
+    return dict(sorted(fields.items()))
+
+
+def _check_norway(name: str, value: object) -> None:
+    values = value if isinstance(value, list | tuple | set) else [value]
+    if name in ("country", "publishingCountry") and any(isinstance(one, bool) for one in values):
+        raise BadRequest(f"{name}: YAML reads NO, which is Norway, as false", 'put it in quotes: "NO"')
 
 
 def _texts(value: object) -> str | list[str]:

@@ -5,6 +5,20 @@ from dataclasses import dataclass
 from typing import Any
 
 EXACT = "EXACT"
+_RANKS = (
+    "DOMAIN",
+    "KINGDOM",
+    "PHYLUM",
+    "CLASS",
+    "ORDER",
+    "FAMILY",
+    "GENUS",
+    "SPECIES",
+    "SUBSPECIES",
+    "VARIETY",
+    "FORM",
+)
+"""From the highest; ranks that are not among them are not compared."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +28,7 @@ class Match:
     Attributes:
         match_type: EXACT, FUZZY, HIGHERRANK, AGGREGATE, VARIANT, NONE or what else GBIF comes to say.
         usage_key, usage_name, rank, status: of the name itself; None where nothing matches.
-        accepted_key, accepted_name: of the taxon that it is a synonym of, else those of the name.
+        accepted_key, accepted_name, accepted_rank: of the taxon that it is a synonym of, else those of the name.
         confidence: 0 to 100, as GBIF counts it.
         alternatives: names of other candidates, where GBIF lists them.
     """
@@ -31,6 +45,13 @@ class Match:
     confidence: int | None = None
     note: str = ""
     alternatives: tuple[str, ...] = ()
+    accepted_rank: str | None = None
+
+    @property
+    def widened(self) -> bool:
+        """Whether the accepted taxon is of a higher rank than the name, and holds more than was named."""
+        ranks = (self.accepted_rank, self.rank)
+        return all(rank in _RANKS for rank in ranks) and _RANKS.index(str(ranks[0])) < _RANKS.index(str(ranks[1]))
 
     @property
     def exact(self) -> bool:
@@ -76,6 +97,7 @@ def read_match_v2(name: str, answer: Mapping[str, Any], checklist: str) -> Match
         diagnostics.get("confidence"),
         diagnostics.get("note") or "",
         tuple(str((other.get("usage") or {}).get("name")) for other in others),
+        accepted.get("rank"),
     )
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 
 from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError, explained
+from gbif_platform.orchestration.automation import REACTS
 from gbif_platform.orchestration.keys import asset_key, partitions
 from gbif_platform.orchestration.metadata import check_result, metadata
 from gbif_platform.platform import Platform
@@ -56,7 +57,7 @@ SHELLS = (
         "One row for each picture of each occurrence: stable media id and url id, the medium's own licence as SPDX id, "
         "creator and rights holder.",
         {"duckdb", "parquet"},
-        ("rows_reconcile", "media_ids_unique"),
+        ("rows_reconcile", "media_ids_unique", "licences_known"),
         ("occurrences",),
     ),
     Shell(
@@ -161,6 +162,7 @@ def build_asset(dataset: Dataset, shell: Shell) -> dg.AssetsDefinition:
         tags={"gbif_platform/dataset": dataset.name},
         code_version=CODE_VERSION,
         pool=shell.pool,
+        automation_condition=REACTS if shell.upstream else None,
         check_specs=checks,
     )
     def asset(

@@ -87,6 +87,11 @@ class Request:
         return self.status in _OPEN
 
     @property
+    def asked(self) -> str:
+        """What the dataset file called the question; the download's key where it does not say."""
+        return str(_mark(self.body).get("asked") or self.key)
+
+    @property
     def is_finished(self) -> bool:
         """Whether there is a file."""
         return self.status == "SUCCEEDED"
@@ -103,6 +108,7 @@ def request_body(
     verbatim_extensions: Iterable[str] = (),
     tick: str = "",
     description: str = "",
+    asked: str = "",
 ) -> Body:
     """The body of a download request, without the account; equal wishes have equal hashes.
 
@@ -110,6 +116,7 @@ def request_body(
         checklist_key: taxonomy of the output's columns, and of the parts of the predicate that name none.
         verbatim_extensions: row types of extensions wanted as published.
         tick: "" for a dataset's first request; another one, such as an ISO date, asks for the same data anew.
+        asked: what the dataset file called the question; the snapshot will bear it.
 
     Raises:
         InvalidPredicate, UnknownField, WrongChecklist
@@ -124,7 +131,8 @@ def request_body(
     body |= {"checklistKey": checklist_key} if checklist_key else {}
     body |= {"description": description} if description else {}
     mark = {"request": fingerprint(json.dumps([*_content(body), tick], sort_keys=True)), "dataset": dataset}
-    return body | {"machineDescription": {_NAME: mark | ({"tick": tick} if tick else {})}}
+    said = {name: value for name, value in (("tick", tick), ("asked", asked)) if value}
+    return body | {"machineDescription": {_NAME: mark | said}}
 
 
 def _content(request: Mapping[str, Any]) -> list[Any]:

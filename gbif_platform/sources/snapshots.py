@@ -1,21 +1,29 @@
-"""Snapshots: one immutable state of a dataset's source, and the archive that holds it."""
+"""Snapshots: one immutable state of a dataset's source each, and how a dataset gets one."""
 
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.archive import DarwinCoreArchive
 from gbif_platform.gbif.archive_errors import ArchiveMissing
-from gbif_platform.gbif.download import download, parse_reference
+from gbif_platform.gbif.blocking import run_blocking
+from gbif_platform.gbif.client import GbifClient
+from gbif_platform.gbif.credentials import Credentials
+from gbif_platform.gbif.download import DownloadRef, check_status, parse_reference
+from gbif_platform.gbif.download_errors import UnknownDownload
+from gbif_platform.gbif.errors import NotFound
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
+from gbif_platform.sources import download_requests, gbif_source
+from gbif_platform.sources.download_requests import Request
+from gbif_platform.sources.gbif_source import Progress
 from gbif_platform.storage import tables
 
 
@@ -28,10 +36,11 @@ class Snapshot:
     """A row of the `snapshots` table, as far as the source needs it.
 
     Attributes:
-        key: the Dagster partition: a DOI, a download key, or file name and digest.
-        kind: `archive` or `gbif_download`.
-        reference: what a person named: path, DOI or key.
+        key: the Dagster partition: a DOI, a download key, `search-<date>-<question>`, or file name and digest.
+        kind: `archive`, `gbif_download` or `gbif_search`.
+        reference: what a person named (path, DOI, key), or the question that the dataset file asks.
         archive: key of the archive in the object store.
+        metadata: what GBIF says of it, as JSON.
     """
 
     dataset: str
@@ -56,32 +65,43 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def add_snapshot(platform: Platform, dataset: Dataset, reference: str | None = None) -> tuple[str, bool]:
-    """Record a snapshot of a dataset; an archive file is copied into the object store, a download is fetched later.
+def add_snapshot(
+    platform: Platform,
+    dataset: Dataset,
+    reference: str | None = None,
+    *,
+    anew: bool = False,
+    progress: Progress | None = None,
+) -> tuple[str, bool]:
+    """Record a snapshot of a dataset.
+
+    An archive is copied into the object store. Of a GBIF download only what GBIF says of it is recorded; its file is
+    fetched when it is read. What the dataset file asks GBIF for is requested, and waited for.
 
     Args:
         reference: DOI, DOI URL, portal URL, download key, or path of an archive; default = the dataset's source.
+        anew: ask GBIF again for what the dataset file asks for (once a day); default = the newest answer that is known.
+        progress: called while GBIF prepares a download.
 
     Returns:
         The snapshot's key, and whether it is new.
 
     Raises:
-        ArchiveError, DownloadError: there is no such file, it is no archive, or the reference is none.
+        ArchiveError, GbifError: there is no such file or download, it is no archive, or GBIF refuses the request.
         PlatformError: the dataset names no source and none was given.
     """
-    reference = reference or dataset.source.archive or _doi(dataset)
     if dataset.source.archive is not None:
-        snapshot = _archive_snapshot(platform, dataset, Path(reference).expanduser().absolute())
-    else:
-        ref = parse_reference(reference)
-        snapshot = Snapshot(
-            dataset.name, str(ref), "gbif_download", reference, _archive_key(str(ref)), doi=ref.doi or ""
-        )
-    known = tables.snapshots(platform.lake, dataset.name)
-    if snapshot.key in known["snapshot"].to_list():
-        return snapshot.key, False
-    _record(platform, snapshot)
-    return snapshot.key, True
+        path = Path(reference or dataset.source.archive).expanduser().absolute()
+        return put(platform, _archive_snapshot(platform, dataset, path))
+    if reference is None and gbif_source.asks(dataset):
+        if not anew and (known := _newest_answer(platform, dataset)):
+            return known, False
+        if dataset.source.gbif_search:
+            return put(platform, _search_snapshot(dataset, datetime.now(UTC)))
+        tick = f"{datetime.now(UTC):%Y-%m-%d}" if anew else ""
+        return run_blocking(_requested(platform, dataset, tick, progress))
+    ref = parse_reference(reference or _doi(dataset))
+    return run_blocking(_added(platform, dataset, ref, progress))
 
 
 def _doi(dataset: Dataset) -> str:
@@ -113,13 +133,139 @@ def _archive_snapshot(platform: Platform, dataset: Dataset, path: Path) -> Snaps
     return Snapshot(dataset.name, name, "archive", str(path), key, sha256)
 
 
-def _record(platform: Platform, snapshot: Snapshot, **known: object) -> None:
+def _search_snapshot(dataset: Dataset, moment: datetime) -> Snapshot:
+    asked = gbif_source.asked_for(dataset)
+    key = f"search-{moment:%Y-%m-%d}-{asked.split()[-1]}"
+    return Snapshot(dataset.name, key, "gbif_search", asked, _archive_key(f"{dataset.name}-{key}"))
+
+
+async def _requested(platform: Platform, dataset: Dataset, tick: str, progress: Progress | None) -> tuple[str, bool]:
+    """Request what the dataset file asks for, and wait until GBIF has prepared it."""
+    async with gbif_source.client(platform, dataset, progress) as gbif:
+        request = await gbif_source.request_now(platform, dataset, gbif, tick)
+        request = await download_requests.wait(gbif, platform.lake, request, progress)
+        return await add_requested(platform, dataset, gbif, request)
+
+
+async def add_requested(platform: Platform, dataset: Dataset, gbif: GbifClient, request: Request) -> tuple[str, bool]:
+    """Record the snapshot that a finished request of the platform is."""
+    metadata = await gbif.download(request.key)
+    return put(platform, download_snapshot(dataset, metadata, request.asked))
+
+
+async def _added(platform: Platform, dataset: Dataset, ref: DownloadRef, progress: Progress | None) -> tuple[str, bool]:
+    async with gbif_source.client(platform, dataset, progress) as gbif:
+        return await add_download(platform, dataset, gbif, ref)
+
+
+async def add_download(platform: Platform, dataset: Dataset, gbif: GbifClient, ref: DownloadRef) -> tuple[str, bool]:
+    """Record a finished download as a snapshot, under its DOI, however it was named.
+
+    Raises:
+        UnknownDownload, DownloadNotReady, DownloadErased, DownloadFailed, Unreachable
+    """
+    if known := _known_download(platform, dataset, ref):
+        return known, False
+    try:
+        metadata = await gbif.download(str(ref))
+    except NotFound as error:
+        raise UnknownDownload(f"GBIF knows no download {ref}", "check the DOI or the key") from error
+    check_status(ref, str(metadata.get("status")))
+    return put(platform, download_snapshot(dataset, metadata, str(ref)))
+
+
+def download_snapshot(dataset: Dataset, metadata: Mapping[str, Any], reference: str) -> Snapshot:
+    """The snapshot that a finished download is; its key is the DOI, however it was named."""
+    doi, key = str(metadata.get("doi") or "").lower(), str(metadata["key"])
+    return Snapshot(
+        dataset.name,
+        doi or key,
+        "gbif_download",
+        reference,
+        _archive_key(doi or key),
+        doi=doi,
+        metadata=json.dumps(metadata),
+    )
+
+
+def _newest_answer(platform: Platform, dataset: Dataset) -> str | None:
+    """The newest snapshot that answers what the dataset file asks."""
+    known = tables.snapshots(platform.lake, dataset.name)
+    answers = known.filter(known["reference"] == gbif_source.asked_for(dataset))
+    return answers["snapshot"][-1] if len(answers) else None
+
+
+def _known_download(platform: Platform, dataset: Dataset, ref: DownloadRef) -> str | None:
+    """The recorded snapshot that a DOI or a download key names."""
+    known = tables.snapshots(platform.lake, dataset.name).iter_rows(named=True)
+    names = ("snapshot", "doi", "download_key")
+    return next((row["snapshot"] for row in known if str(ref) in [row[name] for name in names]), None)
+
+
+def ask_again(platform: Platform, dataset: Dataset, tick: str) -> str:
+    """Ask GBIF anew for what the dataset file asks for, without waiting for it; what was done, in a line.
+
+    Args:
+        tick: date of the refresh; asking twice for one tick asks once.
+    """
+    if dataset.source.gbif_search:
+        key, new = put(platform, _search_snapshot(dataset, datetime.fromisoformat(tick)))
+        return f"snapshot {key} {'added' if new else 'is there already'}"
+    request = run_blocking(_request(platform, dataset, tick))
+    return f"request {request.key}: {request.reason or request.status}"
+
+
+def replay_snapshot(
+    platform: Platform, dataset: Dataset, reference: str, progress: Progress | None = None
+) -> tuple[str, bool]:
+    """Request the predicate of an erased download again, and wait for it; its snapshot's key, and whether it is new.
+
+    Raises:
+        GbifError: there is no such download, its file still exists, or GBIF refuses.
+    """
+    return run_blocking(_replayed(platform, dataset, reference, progress))
+
+
+async def _replayed(
+    platform: Platform, dataset: Dataset, reference: str, progress: Progress | None
+) -> tuple[str, bool]:
+    async with gbif_source.client(platform, dataset, progress) as gbif:
+        account = Credentials.from_environment()
+        request = await download_requests.replay(gbif, platform.lake, dataset.name, reference, account)
+        request = await download_requests.wait(gbif, platform.lake, request, progress)
+        metadata = await gbif.download(request.key)
+    return put(platform, download_snapshot(dataset, metadata, f"replay of {parse_reference(reference)}"))
+
+
+async def _request(platform: Platform, dataset: Dataset, tick: str) -> Request:
+    async with gbif_source.client(platform, dataset) as gbif:
+        return await gbif_source.request_now(platform, dataset, gbif, tick)
+
+
+def put(platform: Platform, snapshot: Snapshot) -> tuple[str, bool]:
+    """Record a snapshot unless it is recorded; its key, and whether it is new."""
+    known = tables.snapshots(platform.lake, snapshot.dataset)["snapshot"].to_list()
+    if snapshot.key in known:
+        return snapshot.key, False
+    record(platform, snapshot)
+    return snapshot.key, True
+
+
+def record(platform: Platform, snapshot: Snapshot, **known: object) -> None:
+    """Write what is known of a snapshot; columns that GBIF's metadata tell are taken from there."""
+    metadata = json.loads(snapshot.metadata)
+    erase_after = metadata.get("eraseAfter")
     row = {
         "kind": snapshot.kind,
         "reference": snapshot.reference,
         "doi": snapshot.doi or None,
+        "download_key": metadata.get("key"),
         "archive": snapshot.archive,
         "sha256": snapshot.sha256 or None,
+        "size": metadata.get("size"),
+        "total_records": metadata.get("totalRecords"),
+        "license": metadata.get("license"),
+        "erase_after": datetime.fromisoformat(erase_after) if erase_after else None,
         "metadata": snapshot.metadata,
         "added_at": snapshot.added_at,
     }
@@ -129,22 +275,15 @@ def _record(platform: Platform, snapshot: Snapshot, **known: object) -> None:
 
 
 def find_snapshot(platform: Platform, dataset: Dataset, key: str) -> Snapshot:
-    """The snapshot of a Dagster partition; a DOI that was added in the web UI alone is recorded now.
+    """The snapshot of a Dagster partition; one that was added in the web UI alone is recorded now.
 
     Raises:
-        UnknownSnapshot: it is neither recorded nor a DOI or download key.
+        UnknownSnapshot: it is neither recorded nor a DOI, a download key or a search of this dataset.
     """
     known = tables.snapshots(platform.lake, dataset.name)
     rows = known.filter(known["snapshot"] == key).to_dicts()
     if not rows:
-        if dataset.source.archive is not None:
-            names = ", ".join(known["snapshot"].to_list()) or "none yet"
-            raise UnknownSnapshot(
-                f"dataset {dataset.name} has no snapshot {key!r}; it has: {names}",
-                f"gbif-platform snapshot add {dataset.name} PATH",
-            )
-        added, _ = add_snapshot(platform, dataset, key)
-        return find_snapshot(platform, dataset, added)
+        return find_snapshot(platform, dataset, _add_named(platform, dataset, key, known["snapshot"].to_list()))
     row = rows[0]
     return Snapshot(
         dataset=dataset.name,
@@ -159,47 +298,15 @@ def find_snapshot(platform: Platform, dataset: Dataset, key: str) -> Snapshot:
     )
 
 
-def local_archive(
-    platform: Platform,
-    dataset: Dataset,
-    snapshot: Snapshot,
-    progress: Callable[[int, int | None, str], None] | None = None,
-) -> Path:
-    """A local file with the snapshot's archive; a GBIF download is fetched once and kept in the object store."""
-    if not platform.objects.exists(snapshot.archive):
-        _fetch(platform, dataset, snapshot, progress)
-    if path := platform.objects.path_of(snapshot.archive):
-        return path
-    cached = platform.work_folder("archives") / Path(snapshot.archive).name
-    if not cached.exists():
-        platform.objects.copy_to(snapshot.archive, cached)
-    return cached
-
-
-def _fetch(
-    platform: Platform,
-    dataset: Dataset,
-    snapshot: Snapshot,
-    progress: Callable[[int, int | None, str], None] | None,
-) -> None:
-    source = dataset.source.gbif_download
-    endpoint = (source.endpoint if source else None) or platform.settings.gbif_url
-    folder = platform.work_folder("downloads", fingerprint(endpoint, snapshot.key))
-    got = download(
-        parse_reference(snapshot.key), endpoint, folder, user_agent=platform.settings.user_agent, progress=progress
+def _add_named(platform: Platform, dataset: Dataset, key: str, known: list[str]) -> str:
+    """Record a snapshot that exists as a partition only."""
+    if dataset.source.gbif_download:
+        return add_snapshot(platform, dataset, key)[0]
+    if dataset.source.gbif_search and (dated := re.fullmatch(r"search-(\d{4}-\d\d-\d\d)-\w+", key)):
+        snapshot = _search_snapshot(dataset, datetime.fromisoformat(dated[1]))
+        if snapshot.key == key:
+            return put(platform, snapshot)[0]
+    raise UnknownSnapshot(
+        f"dataset {dataset.name} has no snapshot {key!r}; it has: {', '.join(known) or 'none yet'}",
+        f"gbif-platform snapshot add {dataset.name}" + (" PATH" if dataset.source.archive else ""),
     )
-    platform.objects.put(snapshot.archive, got.path)
-    metadata = got.metadata
-    platform.objects.put(f"{snapshot.archive}.json", json.dumps(metadata, indent=1).encode())
-    _record(
-        platform,
-        snapshot,
-        doi=metadata.get("doi"),
-        download_key=metadata.get("key"),
-        sha256=digest(got.path),
-        size=metadata.get("size"),
-        total_records=metadata.get("totalRecords"),
-        license=metadata.get("license"),
-        metadata=json.dumps(metadata),
-    )
-    shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -22,11 +23,11 @@ from gbif_platform.gbif.client import PAGE_SIZE
 from gbif_platform.gbif.errors import BadRequest, UnknownField, Unreachable
 from gbif_platform.gbif.licences import normalise
 from gbif_platform.sandbox import Sandbox, SandboxDataset
-from gbif_platform.sources import search_plan
-from gbif_platform.sources.gbif_search import search_archive, search_version
-from gbif_platform.sources.search_parts import Part
-from gbif_platform.sources.search_plan import SearchNotDivisible, SearchTooLarge, plan
-from gbif_platform.sources.search_record import OCCURRENCE_TERMS, media_rows, occurrence_row, text
+from gbif_platform.sources.search import plan as search_plan
+from gbif_platform.sources.search.parts import Part
+from gbif_platform.sources.search.plan import SearchNotDivisible, SearchTooLarge, plan
+from gbif_platform.sources.search.record import OCCURRENCE_TERMS, media_rows, occurrence_row, text
+from gbif_platform.sources.search.search import search_archive, search_version
 
 SIZE = 320
 SEARCH = "/v1/occurrence/search"
@@ -142,8 +143,7 @@ class Index:
 
         async def facet(part: Part, gbif: Index, field: str) -> dict[str, int]:
             gbif.calls += 1
-            values = [value for one in gbif.found(part) if (value := one.get(field)) is not None]
-            return {value: values.count(value) for value in values}
+            return Counter(value for one in gbif.found(part) if (value := one.get(field)) is not None)
 
         monkeypatch.setattr(Part, "counted", counted)
         monkeypatch.setattr(Part, "facet", facet)
