@@ -5,6 +5,7 @@ import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,6 +17,7 @@ from gbif_platform.training.config import ModelSpec
 COMPONENT = "gbif_platform.components.ImageDataset"
 CHECK = "correct it; gbif-platform dataset check tries the file again"
 NAME = r"^[a-z][a-z0-9_]*$"
+CRON_BOUNDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 
 
 class DatasetFileError(PlatformError):
@@ -124,6 +126,29 @@ class Refresh(Part):
 
     cron: str = Field(description="when, as cron says it: '0 4 1 * *' is the first of each month at four")
     timezone: str = Field("UTC", description="time zone of `cron`, e.g. Europe/Copenhagen")
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, cron: str) -> str:
+        """Five fields in their bounds: Dagster would refuse the whole code location for one that is not."""
+        fields = cron.split()
+        if len(fields) != len(CRON_BOUNDS):
+            raise ValueError("cron has five fields: minute hour day month weekday, e.g. '0 4 1 * *'")
+        for text, (name, low, high) in zip(fields, CRON_BOUNDS, strict=True):
+            for part in text.split(","):
+                found = re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/([1-9]\d*))?", part)
+                if not found or any(not low <= int(number) <= high for number in found.groups()[:2] if number):
+                    raise ValueError(f"cron: {name} {part!r} is not a number from {low} to {high}, a range or *")
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError("no such time zone; e.g. UTC or Europe/Copenhagen") from error
+        return timezone
 
 
 class Filters(Part):

@@ -1,5 +1,6 @@
 """A dataset file to start from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from gbif_platform.dataset import COMPONENT, DatasetFileError, parse_dataset
@@ -20,17 +21,39 @@ attributes:
 """
 
 
-def new_dataset(file: Path, *, archive: Path | None, doi: str | None, label: str) -> None:
-    """Write a dataset file for an archive or a GBIF download.
+def source_text(
+    archive: Path | None, doi: str | None, taxa: Sequence[str], countries: Sequence[str], search: bool
+) -> str:
+    """The source of a dataset file, as one line of YAML.
+
+    Args:
+        taxa, countries: scientific names and ISO codes of what GBIF is asked for.
+        search: ask GBIF's search, else request a download.
 
     Raises:
-        DatasetFileError: the file exists, the name is no name, or not exactly one source is given.
+        DatasetFileError: not exactly one source is given.
     """
-    if (archive is None) == (doi is None):
-        raise DatasetFileError("name one source", "--archive FILE, or --doi DOI")
+    if sum(map(bool, (archive, doi, taxa))) != 1:
+        raise DatasetFileError("name one source", "--archive FILE, --doi DOI, or --taxon NAME")
+    if not taxa and (countries or search):
+        raise DatasetFileError("--country and --search go with --taxon", "add --taxon NAME")
+    if archive:
+        return f"{{archive: {str(archive.absolute())!r}}}"
+    if doi:
+        return f"{{gbif_download: {{doi: {doi!r}}}}}"
+    # quoted: YAML reads NO, Norway, as "no"
+    query = {"mediaType": "StillImage", **({"country": list(countries)} if countries else {})}
+    return f"{{{'gbif_search' if search else 'gbif_download'}: {{names: {list(taxa)!r}, query: {query!r}}}}}"
+
+
+def new_dataset(file: Path, source: str, label: str) -> None:
+    """Write a dataset file with a source from `source_text`.
+
+    Raises:
+        DatasetFileError: the file exists, or the name is no name.
+    """
     if file.exists():
         raise DatasetFileError(f"{file} exists", "edit it, or choose another name")
-    source = f"{{archive: {str(archive.absolute())!r}}}" if archive else f"{{gbif_download: {{doi: {doi!r}}}}}"
     text = TEMPLATE.format(component=COMPONENT, name=file.stem, source=source, label=label)
     parse_dataset(text, file)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gbif_platform.dataset import Dataset, DatasetFileError, named_datasets, parse_dataset
-from gbif_platform.dataset_template import new_dataset
+from gbif_platform.dataset import Dataset, DatasetFileError, named_datasets, parse_dataset, read_dataset
+from gbif_platform.dataset_template import new_dataset, source_text
 
 FILE = Path("/data/frogs.yaml")
 GOOD = """\
@@ -75,13 +75,13 @@ def test_what_is_no_dataset_file_is_told(text: str) -> None:
 
 def test_a_new_file_is_sound_and_never_overwrites(tmp_path: Path) -> None:
     file = tmp_path / "moths.yaml"
-    new_dataset(file, archive=None, doi="10.15468/dl.abc123", label="family")
+    new_dataset(file, source_text(None, "10.15468/dl.abc123", (), (), False), "family")
     dataset = named_datasets(tmp_path)["moths"]
     assert (dataset.label, list(dataset.models)) == ("family", ["baseline"])
     with pytest.raises(DatasetFileError, match="exists"):
-        new_dataset(file, archive=None, doi="10.15468/dl.abc123", label="family")
+        new_dataset(file, source_text(None, "10.15468/dl.abc123", (), (), False), "family")
     with pytest.raises(DatasetFileError, match="one source"):
-        new_dataset(tmp_path / "x.yaml", archive=None, doi=None, label="species")
+        source_text(None, None, (), (), False)
 
 
 def test_a_name_that_differs_from_the_file_is_refused(tmp_path: Path) -> None:
@@ -94,3 +94,39 @@ def test_equal_specs_have_equal_fingerprints_across_processes() -> None:
     one, two = parse_dataset(GOOD, FILE), parse_dataset(GOOD, FILE)
     assert repr(one) == repr(two)
     assert isinstance(one, Dataset)
+
+
+def test_a_source_of_names_is_written_so_that_yaml_reads_it_back(tmp_path: Path) -> None:
+    file = tmp_path / "frogs.yaml"
+    new_dataset(file, source_text(None, None, ["Bufo bufo", "O'Neill's frog"], ["NO", "SE"], False), "species")
+    source = read_dataset(file).source.gbif_download
+    assert source is not None
+    assert source.names == ["Bufo bufo", "O'Neill's frog"]
+    assert source.query == {"mediaType": "StillImage", "country": ["NO", "SE"]}, "Norway is not false"
+    searched = source_text(None, None, ["Bufo bufo"], [], True)
+    assert parse_dataset(TEXT_OF.format(source=searched), file).source.gbif_search is not None
+    with pytest.raises(DatasetFileError, match="--country"):
+        source_text(tmp_path / "frogs.zip", None, (), ["NO"], False)
+
+
+TEXT_OF = """\
+type: gbif_platform.components.ImageDataset
+attributes: {{source: {source}, label: species}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ("source: {gbif_download: {doi: 10.15468/dl.x, query: {year: 2020}}}", "give one of doi and query"),
+        ("source: {gbif_search: {}}", "say what to search for"),
+        ("source: {archive: a.zip}, refresh: {cron: '0 4 1 * *'}", "refresh needs a question"),
+        ("source: {archive: a.zip}, refresh: {cron: 'every day'}", "cron"),
+        ("source: {gbif_search: {query: {year: 2020}}}, refresh: {cron: '0 4 * * *', timezone: Moon/Crater}", "time"),
+    ],
+)
+def test_sources_that_make_no_sense_are_told(tmp_path: Path, attributes: str, says: str) -> None:
+    text = f"type: gbif_platform.components.ImageDataset\nattributes: {{{attributes}, label: species}}\n"
+    with pytest.raises(DatasetFileError) as error:
+        parse_dataset(text, tmp_path / "frogs.yaml")
+    assert says in error.value.cause

@@ -21,18 +21,30 @@ def dataset() -> None:
 @click.argument("name")
 @click.option("--archive", type=click.Path(path_type=Path), help="A Darwin Core Archive from GBIF, on this machine.")
 @click.option("--doi", help="A GBIF download: DOI, DOI URL, portal URL or key.")
+@click.option("--taxon", "taxa", multiple=True, help="Scientific name; repeatable. A GBIF download is requested.")
+@click.option("--country", "countries", multiple=True, help="ISO code, with --taxon; repeatable.")
+@click.option("--search", is_flag=True, help="With --taxon: search GBIF instead; small and without an account.")
 @click.option("--label", default="species", show_default=True, help="GBIF or Darwin Core term to learn.")
 @with_platform
-def dataset_new(platform: Platform, name: str, archive: Path | None, doi: str | None, label: str) -> None:
+def dataset_new(
+    platform: Platform,
+    name: str,
+    archive: Path | None,
+    doi: str | None,
+    taxa: tuple[str, ...],
+    countries: tuple[str, ...],
+    search: bool,
+    label: str,
+) -> None:
     """Write a dataset file to start from, with its choices explained."""
-    from gbif_platform.dataset_template import new_dataset
+    from gbif_platform.dataset_template import new_dataset, source_text
 
     file = platform.settings.datasets / f"{name}.yaml"
     if not re.fullmatch(NAME, name):
         raise PlatformError(f"{name!r} cannot name a dataset", "a letter, then letters, digits and _, all lower case")
     if name in shipped_datasets():
         raise PlatformError(f"{name} is a dataset that comes with the platform", "choose another name")
-    new_dataset(file, archive=archive, doi=doi, label=label)
+    new_dataset(file, source_text(archive, doi, taxa, countries, search), label)
     console.print(f"wrote {file}\nnext: gbif-platform run {name}", soft_wrap=True)
 
 

@@ -9,7 +9,6 @@ import dagster as dg
 
 from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError, explained
-from gbif_platform.orchestration.automation import REACTS
 from gbif_platform.orchestration.keys import asset_key, partitions
 from gbif_platform.orchestration.metadata import check_result, metadata
 from gbif_platform.platform import Platform
@@ -27,6 +26,19 @@ from gbif_platform.steps.run import Report, Run
 
 CODE_VERSION = "1"
 NEXT_STEP = "next step"
+
+REACTS = (
+    dg.AutomationCondition.any_deps_updated().since(
+        dg.AutomationCondition.newly_requested()
+        | dg.AutomationCondition.newly_updated()
+        | dg.AutomationCondition.execution_failed().newly_true()
+    )
+    & ~dg.AutomationCondition.any_deps_missing()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+).with_label("upstream has new rows")
+"""When a stage follows by itself. Refused data are never recorded, so that nothing reacts to them; what has failed is
+not tried again before something upstream changes."""
 
 
 @dataclass(frozen=True)

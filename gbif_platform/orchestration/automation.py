@@ -10,8 +10,9 @@ from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError, explained
 from gbif_platform.gbif.blocking import run_blocking
 from gbif_platform.gbif.errors import TooManyDownloads, Unreachable
+from gbif_platform.orchestration.assets import shells
 from gbif_platform.orchestration.instance import UNFINISHED
-from gbif_platform.orchestration.keys import job_name, partitions, partitions_name
+from gbif_platform.orchestration.keys import asset_key, job_name, partitions, partitions_name
 from gbif_platform.platform import Platform
 from gbif_platform.settings import Settings
 from gbif_platform.sources import gbif_source
@@ -20,19 +21,6 @@ from gbif_platform.sources.watch import Sighting, look
 
 ATTEMPTS = 2
 """Of a sensor's call to GBIF: it looks again soon anyway, and Dagster gives it a minute."""
-
-REACTS = (
-    dg.AutomationCondition.any_deps_updated().since(
-        dg.AutomationCondition.newly_requested()
-        | dg.AutomationCondition.newly_updated()
-        | dg.AutomationCondition.execution_failed().newly_true()
-    )
-    & ~dg.AutomationCondition.any_deps_missing()
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-).with_label("upstream has new rows")
-"""When a stage follows by itself. Refused data are never recorded, so that nothing reacts to them; what has failed is
-not tried again before something upstream changes."""
 
 
 def automation_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
@@ -51,6 +39,9 @@ def dataset_sensor(dataset: Dataset, settings: Settings) -> dg.SensorDefinition:
     The cursor holds where the next look begins and which snapshots were launched; run keys keep a repeated tick from
     launching twice.
     """
+
+    # named one by one: the conditions of assets see by it that a run makes what lies downstream too
+    everything = [asset_key(dataset.name, shell.stage) for shell in shells(dataset)]
 
     @dg.sensor(
         name=f"{dataset.name}_sensor",
@@ -73,7 +64,10 @@ def dataset_sensor(dataset: Dataset, settings: Settings) -> dg.SensorDefinition:
             context.log.info(note)
         says = "; ".join(sighting.notes) or "nothing new"
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=f"{dataset.name}:{key}", partition_key=key) for key in new],
+            run_requests=[
+                dg.RunRequest(run_key=f"{dataset.name}:{key}", partition_key=key, asset_selection=everything)
+                for key in new
+            ],
             dynamic_partitions_requests=[partitions(dataset.name).build_add_request(new)] if new else [],
             cursor=json.dumps(
                 {

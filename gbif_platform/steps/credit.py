@@ -29,6 +29,7 @@ from gbif_platform.sources.snapshots import Snapshot, find_snapshot
 from gbif_platform.steps.run import Report, Run
 from gbif_platform.storage.tables import put_rows
 
+MOST_SHOWN = 100
 PUBLISHED_LATER = "https://example.org/set-source-url-before-registering"
 
 
@@ -114,7 +115,7 @@ def credit(run: Run, source_url: str = PUBLISHED_LATER) -> Credit:
 
 def credit_report(run: Run) -> Report:
     """The credit in short, for the asset's page: `gbif_datasets`, `citation`, `licence_of_the_whole`,
-    `derived_dataset` (the JSON body) and a table `licences`.
+    `derived_dataset` (the JSON body, of more than `MOST_SHOWN` datasets without their counts) and a table `licences`.
 
     Raises:
         UpstreamMissing: `splits` is not materialised.
@@ -126,12 +127,15 @@ def credit_report(run: Run) -> Report:
     body = _derived(run, snapshot, counts, int(licences["pictures"].sum()), PUBLISHED_LATER)
     registration = _registered(run, body)
     citation = registration.citation if registration else _citation(run, snapshot)
+    shown = dict(registration.body if registration else body)
+    if len(counts) > MOST_SHOWN:
+        shown["relatedDatasets"] = f"{len(counts)} datasets: gbif-platform cite {run.dataset.name}"
     return Report(
         numbers={"gbif_datasets": len(counts)},
         texts={
             "citation": citation or "no DOI; cite its datasets",
             "licence_of_the_whole": licence_of_the_whole(licences),
-            "derived_dataset": json.dumps(registration.body if registration else body, ensure_ascii=False),
+            "derived_dataset": json.dumps(shown, ensure_ascii=False),
         },
         tables={"licences": licences.select("license", "pictures")},
     )
@@ -266,7 +270,7 @@ async def register(gbif: GbifClient, run: Run, body: Mapping[str, Any]) -> str:
     if url == PUBLISHED_LATER or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise NotRegistered(
             f"the derived dataset of {run.dataset.name} has no sourceUrl",
-            "publish the data first, e.g. at Zenodo, and give that address: GBIF keeps it for ever",
+            "publish the data first, e.g. at Zenodo, and give that address (--source-url URL): GBIF keeps it for ever",
         )
     if not body.get("relatedDatasets"):
         raise NotRegistered(

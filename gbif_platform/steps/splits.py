@@ -10,6 +10,7 @@ from gbif_platform.curation.urls import define_macros
 from gbif_platform.dataset import stated
 from gbif_platform.plots import bars
 from gbif_platform.settings import fingerprint
+from gbif_platform.steps.credit import credit_report
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage.tables import Outcome
 
@@ -73,6 +74,10 @@ def _previous_groups(run: Run, con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 
 
 def _describe(run: Run, report: Report) -> None:
+    credit = credit_report(run)
+    report.numbers |= credit.numbers
+    report.texts |= credit.texts
+    report.tables |= credit.tables
     names = list(run.dataset.split.subsets)
     with run.reader() as con:
         media = _grouped_media(run, con)
