@@ -44,7 +44,8 @@ class RunDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self.live:
+            self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         """Show where a stage stands."""

@@ -71,13 +71,17 @@ def snapshot_list(platform: Platform, name: str) -> None:
     """The snapshots of a dataset, oldest first, and its requests that GBIF has not finished."""
     import polars as pl
 
+    from gbif_platform.gbif.licences import normalise
     from gbif_platform.storage import tables
     from gbif_platform.terminal import frame_table
 
     find_dataset(platform.settings, name)
     when = "%Y-%m-%d %H:%M"
-    rows = tables.snapshots(platform.lake, name).with_columns(
-        added=pl.col("added_at").dt.strftime(when), erased_after=pl.col("erase_after").dt.strftime("%Y-%m-%d")
+    rows = tables.snapshots(platform.lake, name)
+    rows = rows.with_columns(
+        license=pl.Series([normalise(text).spdx if text else None for text in rows["license"]], dtype=pl.String),
+        added=pl.col("added_at").dt.strftime(when),
+        erased_after=pl.col("erase_after").dt.strftime("%Y-%m-%d"),
     )
     console.print(
         frame_table(rows.select("snapshot", "kind", "reference", "total_records", "license", "erased_after", "added"))

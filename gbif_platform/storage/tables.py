@@ -35,7 +35,7 @@ TABLES = {
     "format VARCHAR, license_text VARCHAR, license VARCHAR, occurrence_license VARCHAR, attribution BOOLEAN, "
     "non_commercial BOOLEAN, no_derivatives BOOLEAN, share_alike BOOLEAN, creator VARCHAR, rights_holder VARCHAR, "
     'publisher VARCHAR, title VARCHAR, description VARCHAR, "references" VARCHAR, created VARCHAR, row_ref VARCHAR, '
-    "sample_key UBIGINT",
+    "sample_key UBIGINT, from_references BOOLEAN",
     "licence_texts": f"{KEYS}, field VARCHAR, text VARCHAR, license VARCHAR, media BIGINT",
     "snapshot_changes": f"{KEYS}, previous VARCHAR, change VARCHAR, media_id VARCHAR, previous_media_id VARCHAR, "
     "url_id VARCHAR, url VARCHAR, gbif_id VARCHAR, previous_gbif_id VARCHAR, label VARCHAR, previous_label VARCHAR, "

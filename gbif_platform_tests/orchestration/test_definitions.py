@@ -74,6 +74,7 @@ def test_a_dataset_becomes_these_assets(definitions: dg.Definitions) -> None:
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
         "frogs/occurrences",
         "frogs/media_urls",
+        "frogs/snapshot_changes",
         "frogs/balanced_samples",
         "frogs/downloaded_images",
         "frogs/splits",
@@ -103,7 +104,7 @@ def test_models_hang_on_the_splits_and_not_on_each_other(definitions: dg.Definit
 
 
 def test_the_job_covers_the_whole_dataset(definitions: dg.Definitions) -> None:
-    assert len(definitions.resolve_job_def("frogs_job").asset_layer.selected_asset_keys) == 9
+    assert len(definitions.resolve_job_def("frogs_job").asset_layer.selected_asset_keys) == 10
 
 
 def test_a_defs_yaml_is_loaded_by_dagster_itself() -> None:
@@ -115,7 +116,7 @@ def test_a_defs_yaml_is_loaded_by_dagster_itself() -> None:
         with sandbox.load_component_and_build_defs(defs_path=path) as (component, defs):
             assert component.dataset.source.archive.endswith("frogs.zip")
             assert Path(component.dataset.source.archive).is_absolute()
-            assert len(list(defs.assets or [])) == 5
+            assert len(list(defs.assets or [])) == 6
 
 
 def test_a_mistake_in_a_defs_yaml_is_told_with_file_and_line() -> None:
