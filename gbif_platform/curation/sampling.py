@@ -5,13 +5,14 @@ import hashlib
 import duckdb
 import polars as pl
 
+from gbif_platform.curation.duplicates import label_conflicts, settle_repeated_urls
 from gbif_platform.dataset import Filters, Sampling
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.licences import allowed
 from gbif_platform.gbif.terms import snake_case
 from gbif_platform.storage.tables import Outcome
 
-VERSION = "1"
+VERSION = "2"
 BOOKKEEPING = ("dataset", "snapshot", "row_ref")
 """Columns of the lake that are no terms."""
 NO_LABEL = "(no label)"
@@ -85,38 +86,39 @@ def balanced_sample(
 
     Args:
         con: any DuckDB connection.
-        media: `media_id`, `url_id`, `gbif_id`, `license`, `sample_key`.
-        occurrences: `gbif_id`, the label's column, `basis_of_record` where the filter asks for it.
+        media: `media_id`, `url_id`, `url`, `gbif_id`, `license`, `sample_key`; `license_text` and
+            `occurrence_license` where the occurrence's licence may stand in.
+        occurrences: `gbif_id`, `dataset_key`, the label's column, `basis_of_record` where the filter asks for it.
 
     Returns:
-        `balanced_samples` rows and `sample_report` (one row a label, also for those left out); refused: no_label,
-        licence_not_allowed, basis_of_record_not_allowed.
+        `balanced_samples` rows, `sample_report` (one row a label, also for those left out) and `label_conflicts`;
+        refused: no_label, licence_not_allowed, basis_of_record_not_allowed, label_conflict, duplicate_url.
 
     Raises:
         UnknownLabel, NothingToSample
     """
     column = label_column(con, occurrences, label)
-    licences = [row[0] for row in con.sql("SELECT DISTINCT license FROM media").fetchall()]
-    good = [licence for licence in licences if allowed(licence, filters.licences)]
+    licence = _licence(filters)
+    licences = [row[0] for row in con.sql(f"SELECT DISTINCT {licence} FROM media m").fetchall()]
+    good = [spdx for spdx in licences if allowed(spdx, filters.licences)]
     basis = _basis_condition(occurrences, filters)
     con.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE candidates AS
         SELECT media_id, url_id, nullif(trim(o."{column}"::VARCHAR), '') AS label,
                coalesce(label, '{NO_LABEL}') AS stratum,
-               {draw_order("sample_key", sampling.seed)} AS draw, m.license,
+               sample_key, {draw_order("sample_key", sampling.seed)} AS draw,
                CASE WHEN label IS NULL AND {sampling.policy == "balanced"} THEN 'no_label'
-                    WHEN NOT list_contains(?, m.license) THEN 'licence_not_allowed'
-                    WHEN NOT ({basis}) THEN 'basis_of_record_not_allowed' END AS reason
+                    WHEN NOT list_contains(?, {licence}) THEN 'licence_not_allowed'
+                    WHEN NOT ({basis}) THEN 'basis_of_record_not_allowed' END AS reason,
+               CASE reason WHEN 'no_label' THEN 'no {column}'
+                           WHEN 'licence_not_allowed' THEN {licence} ELSE '' END AS detail
         FROM media m JOIN occurrences o USING (gbif_id)""",
         [good, *([filters.basis_of_record] if filters.basis_of_record is not None else [])],
     )
+    settle_repeated_urls(con, filters.duplicates)
     report = _report(con, sampling)
-    refused = con.sql(f"""
-        SELECT media_id AS row_ref, reason,
-               CASE reason WHEN 'no_label' THEN 'no {column}'
-                           WHEN 'licence_not_allowed' THEN license ELSE '' END AS detail
-        FROM candidates WHERE reason IS NOT NULL""").pl()
+    refused = con.sql("SELECT media_id AS row_ref, reason, detail FROM candidates WHERE reason IS NOT NULL").pl()
     if report["taken"].sum() == 0:
         raise _nothing(refused, report, sampling)
     sample = con.sql("""
@@ -126,12 +128,23 @@ def balanced_sample(
         ORDER BY media_id""").pl()
     total = con.sql("SELECT count(*) FROM candidates").fetchone() or (0,)
     return Outcome(
-        {"balanced_samples": sample, "sample_report": report},
+        {
+            "balanced_samples": sample,
+            "sample_report": report,
+            "label_conflicts": label_conflicts(con, media, occurrences),
+        },
         rows_in=total[0],
         rows_out=len(sample),
         rows_left=int(report["available"].sum()) - len(sample),
         refused=refused,
     )
+
+
+def _licence(filters: Filters) -> str:
+    """SQL for the licence that a medium m counts as being under."""
+    if filters.licence_fallback == "none":
+        return "m.license"
+    return "CASE WHEN trim(coalesce(m.license_text, '')) = '' THEN m.occurrence_license ELSE m.license END"
 
 
 def _basis_condition(occurrences: duckdb.DuckDBPyRelation, filters: Filters) -> str:

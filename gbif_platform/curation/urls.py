@@ -1,6 +1,7 @@
 """One spelling for each URL, and the identities hashed from it; in SQL, because media rows come by the million.
 
-The url id ignores scheme, host case, default port and fragment, so that `http`/`https` twins are one picture.
+The url id ignores scheme, host case, default port and fragment, so that `http`/`https` twins are one picture; and the
+sizes in which a known host offers a picture (renditions.py).
 """
 
 import re
@@ -9,12 +10,19 @@ import duckdb
 import polars as pl
 from yarl import URL
 
+from gbif_platform.curation.renditions import rendition_sql
+
 UNUSUAL = r"[^!-~]"
 """A blank or a letter outside ASCII: such URLs are percent-encoded first, as a browser would."""
 
 PARTS = r"^(https?)://([^/?#]*)([^#]*)"
 
-SEVERAL = r"[;|,]\s*https?://"
+_PLAIN_LETTER = r"[!-\"$-.0-9;-~]"
+PLAIN = rf"https?://[a-z0-9.-]+(:[0-9][0-9][0-9][0-9]+)?/({_PLAIN_LETTER}|/|:/?{_PLAIN_LETTER})*"
+"""A URL that is spelt as `url_spelling` would spell it, with no other one behind it: so are nearly all. Ports of four
+digits are no default ports."""
+
+SEVERAL = r"(?:\s*[;|,]\s*|\s+)(https?://)"
 """A separator before a further URL; a comma inside one URL (IIIF sizes) is none."""
 
 
@@ -36,10 +44,11 @@ def encoded(identifiers: pl.Series) -> pl.DataFrame:
 
 
 def define_macros(con: duckdb.DuckDBPyConnection) -> None:
-    """Define `url_spelling(text)`, `url_key(text)`, `identity(text)` and `key64(id)` on a connection.
+    """Define `url_spelling(text)`, `url_key(text)`, `picture_key(key)`, `identity(text)` and `key64(id)`.
 
     - `url_spelling`: scheme and host in lower case, no default port, no fragment.
     - `url_key`: the same without the scheme.
+    - `picture_key`: the canonical spelling of such a key, the same for all sizes of a picture.
     - `identity`: first 128 bits of SHA-256 as 32 hex digits.
     - `key64`: the first 64 bits of such an identity as UBIGINT.
     """
@@ -54,6 +63,7 @@ def define_macros(con: duckdb.DuckDBPyConnection) -> None:
         CREATE OR REPLACE TEMP MACRO url_key(url) AS url_host(url) || url_path(url);
         CREATE OR REPLACE TEMP MACRO url_spelling(url) AS
             lower(regexp_extract(url, '{PARTS}', 1, 'i')) || '://' || url_key(url);
-        CREATE OR REPLACE TEMP MACRO identity(text) AS sha256(text)[1:32];
-        CREATE OR REPLACE TEMP MACRO key64(id) AS ('0x' || id[1:16])::UBIGINT;
+        CREATE OR REPLACE TEMP MACRO picture_key(key) AS {rendition_sql("key")};
+        CREATE OR REPLACE TEMP MACRO identity(text) AS left(sha256(text), 32);
+        CREATE OR REPLACE TEMP MACRO key64(id) AS ('0x' || left(id, 16))::UBIGINT;
     """)

@@ -13,6 +13,7 @@ from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage.tables import Outcome
 
 NAME = "balanced_samples"
+SHOWN_CONFLICTS = 100
 
 
 def balanced_samples(run: Run) -> Report:
@@ -22,7 +23,7 @@ def balanced_samples(run: Run) -> Report:
         UnknownLabel, NothingToSample
     """
     spec = run.dataset
-    filters = (spec.filters.licences, spec.filters.basis_of_record)
+    filters = stated(spec.filters.model_copy(update={"min_side": 0}))  # the pictures' sides are judged later
     version = fingerprint(
         NAME, sampling.VERSION, run.version_of("media_urls"), spec.label, filters, stated(spec.sampling)
     )
@@ -54,6 +55,14 @@ def balanced_samples(run: Run) -> Report:
     report.pictures["label_distribution"] = bars(
         strata["stratum"].to_list(), {"available": strata["available"].to_list(), "taken": strata["taken"].to_list()}
     )
+    conflicts = run.platform.lake.frame(
+        "SELECT url_id, url, media_id, gbif_id, dataset_key, label, decision FROM label_conflicts "
+        "WHERE dataset = ? AND snapshot = ? ORDER BY url_id, media_id",
+        [spec.name, run.snapshot],
+    )
+    report.numbers["urls_with_conflicting_labels"] = conflicts["url_id"].n_unique()
+    if len(conflicts):
+        report.tables["label_conflicts"] = conflicts.head(SHOWN_CONFLICTS)
     short = strata.filter((pl.col("taken") > 0) & (pl.col("taken") != pl.min_horizontal("available", "wanted")))
     report.checks.append(
         Check(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import duckdb
+import polars as pl
 
 from gbif_platform.curation import media
 from gbif_platform.errors import PlatformError
@@ -10,11 +11,22 @@ from gbif_platform.gbif.archive import DarwinCoreArchive
 from gbif_platform.plots import bars
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources import darwin_core
-from gbif_platform.sources.snapshots import find_snapshot, local_archive
+from gbif_platform.sources.acquire import local_archive
+from gbif_platform.sources.snapshots import find_snapshot
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage.tables import Outcome
 
 NAME = "media_urls"
+UNKNOWN_LICENCES = 0.05
+"""Share of media without a known licence above which the check warns."""
+SHOWN_TEXTS = 100
+SPLIT = r"count(*) FILTER (regexp_matches(row_ref, ':\d+#\d+$'))"
+"""Rows that are a further URL of a line: multimedia.txt:12#2."""
+KIND = """
+CASE WHEN detail ILIKE '%sound%' OR detail ILIKE '%audio%' THEN 'sound'
+     WHEN detail ILIKE '%moving%' OR detail ILIKE '%video%' THEN 'moving image'
+     WHEN detail ILIKE '%text%' OR detail ILIKE '%interactive%' THEN 'document or page'
+     ELSE 'other' END"""
 
 
 class NoMultimedia(PlatformError):
@@ -50,34 +62,80 @@ def media_urls(run: Run) -> Report:
         outcome = media.media_rows(
             con,
             con.read_parquet(str(staged.file)),
-            run.rows(con, "occurrences", "gbif_id, dataset_key, occurrence_id"),
+            run.rows(con, "occurrences"),
             work,
         )
+        split = outcome.rows_in - staged.rows
         outcome.refused = staged.refused.vstack(outcome.refused)
-        outcome.rows_in = staged.rows_in if rows is None else rows
+        outcome.rows_in = (staged.rows_in if rows is None else rows) + split
         return outcome
 
     written = run.compute(NAME, version, make)
     report = run.account(NAME)
     report.written = written
     report.columns = run.columns("media_urls")
-    key = [run.dataset.name, run.snapshot]
-    licences = run.platform.lake.frame(
-        "SELECT license, count(*) AS media FROM media_urls WHERE dataset = ? AND snapshot = ? "
-        "GROUP BY license ORDER BY media DESC, license",
-        key,
-    )
-    distinct = run.platform.lake.frame(
-        "SELECT count(DISTINCT media_id) AS ids, count(DISTINCT url_id) AS urls, count(*) AS rows "
-        "FROM media_urls WHERE dataset = ? AND snapshot = ?",
-        key,
+    _count_media(run, report)
+    _show_licences(run, report)
+    return report
+
+
+def _count_media(run: Run, report: Report) -> None:
+    """Identities, lines that became several rows, and what was left out because it is no still image."""
+    counts = _rows(
+        run,
+        "SELECT count(DISTINCT media_id) AS ids, count(DISTINCT url_id) AS urls, count(*) AS rows, "
+        f"count(*) FILTER (from_references) AS from_references, {SPLIT} AS split FROM media_urls WHERE {{key}}",
     ).row(0, named=True)
-    unknown = licences.filter(licences["license"] == "unknown")["media"].sum()
-    report.numbers |= {"urls": distinct["urls"], "licence_unknown": int(unknown)}
+    refused = _rows(run, f"SELECT {SPLIT} AS split FROM quarantine WHERE {{key}} AND stage = '{NAME}'")
+    report.numbers |= {
+        "urls": counts["urls"],
+        "rows_split": counts["split"] + refused["split"][0],
+        "urls_from_references": counts["from_references"],
+    }
+    unique = counts["ids"] == counts["rows"]
+    report.checks.append(Check("media_ids_unique", unique, f"{counts['ids']:,} media ids for {counts['rows']:,} rows"))
+    other = _rows(
+        run,
+        f"SELECT {KIND} AS kind, count(*) AS rows FROM quarantine WHERE {{key}} AND stage = '{NAME}' "
+        "AND reason = 'not_still_image' GROUP BY kind ORDER BY rows DESC, kind",
+    )
+    if len(other):
+        report.tables["not_still_image"] = other
+
+
+def _show_licences(run: Run, report: Report) -> None:
+    """Licences as they were read, and the texts that name none."""
+    licences = _rows(
+        run,
+        "SELECT license, count(*) AS media FROM media_urls WHERE {key} GROUP BY license ORDER BY media DESC, license",
+    )
     report.tables["licences"] = licences
     report.pictures["licences"] = bars(licences["license"].to_list(), {"media": licences["media"].to_list()})
-    unique = distinct["ids"] == distinct["rows"]
-    report.checks.append(
-        Check("media_ids_unique", unique, f"{distinct['ids']:,} media ids for {distinct['rows']:,} rows")
+    unmatched = _rows(
+        run,
+        "SELECT field, text, media FROM licence_texts WHERE {key} AND license = 'unknown' AND trim(text) <> '' "
+        "ORDER BY field, media DESC, text",
     )
-    return report
+    if len(unmatched):
+        report.tables["unmatched_licence_texts"] = unmatched.head(SHOWN_TEXTS)
+    total = int(licences["media"].sum())
+    unknown = int(licences.filter(pl.col("license") == "unknown")["media"].sum())
+    said = int(unmatched.filter(pl.col("field") == "medium")["media"].sum())
+    report.numbers |= {"licence_unknown": unknown, "licence_texts_unmatched": len(unmatched)}
+    share = unknown / total if total else 0.0
+    report.checks.append(
+        Check(
+            "licences_known",
+            share <= UNKNOWN_LICENCES,
+            f"{share:.1%} of {total:,} media have no known licence: {unknown - said:,} have no text, {said:,} one that "
+            "names no licence (table licence_texts)",
+            only_warn=True,
+        )
+    )
+
+
+def _rows(run: Run, sql: str) -> pl.DataFrame:
+    """Rows of the lake; `{key}` stands for this dataset and snapshot."""
+    return run.platform.lake.frame(
+        sql.replace("{key}", "dataset = ? AND snapshot = ?"), [run.dataset.name, run.snapshot]
+    )

@@ -21,6 +21,7 @@ def lake_rows(labels: list[str | None], first: int = 0) -> tuple[pl.DataFrame, p
         {
             "media_id": [f"{n:032x}" for n in ids],
             "url_id": [f"u{n}" for n in ids],
+            "url": [f"http://a.org/{n}.jpg" for n in ids],
             "gbif_id": [str(n) for n in ids],
             "license": "CC-BY-4.0",
             "sample_key": pl.Series(keys, dtype=pl.UInt64),
@@ -28,8 +29,13 @@ def lake_rows(labels: list[str | None], first: int = 0) -> tuple[pl.DataFrame, p
         schema_overrides={"license": pl.String},
     )
     occurrences = pl.DataFrame(
-        {"gbif_id": [str(n) for n in ids], "species": labels, "basis_of_record": "HUMAN_OBSERVATION"},
-        schema_overrides={"species": pl.String, "basis_of_record": pl.String},
+        {
+            "gbif_id": [str(n) for n in ids],
+            "dataset_key": "d",
+            "species": labels,
+            "basis_of_record": "HUMAN_OBSERVATION",
+        },
+        schema_overrides=dict.fromkeys(["dataset_key", "species", "basis_of_record"], pl.String),
     )
     return media, occurrences
 
@@ -156,8 +162,20 @@ def test_policy_all_takes_what_has_no_label_too_and_says_so() -> None:
 def test_an_unknown_label_lists_those_that_exist() -> None:
     media, occurrences = lake_rows(["a"])
     con = duckdb.connect()
-    with pytest.raises(UnknownLabel, match="gbif_id, species, basis_of_record"):
+    with pytest.raises(UnknownLabel, match="gbif_id, dataset_key, species, basis_of_record"):
         balanced_sample(
             con, con.from_arrow(media.to_arrow()), con.from_arrow(occurrences.to_arrow()),
             label="speciesKey", filters=Filters(), sampling=Sampling(),
         )  # fmt: skip
+
+
+def test_the_licence_of_the_occurrence_stands_in_only_where_asked_and_only_for_none_at_all() -> None:
+    media, occurrences = lake_rows(["a"] * 3)
+    media = media.with_columns(
+        license=pl.Series(["unknown", "unknown", "CC-BY-NC-4.0"]),
+        license_text=pl.Series([" ", "ask me", "CC BY-NC"]),
+        occurrence_license=pl.lit("CC0-1.0"),
+    )
+    assert members(draw(media, occurrences, Sampling(), Filters(licence_fallback="occurrence"))) == {f"{0:032x}"}
+    with pytest.raises(NothingToSample):
+        draw(media, occurrences, Sampling())
