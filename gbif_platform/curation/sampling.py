@@ -98,7 +98,7 @@ def balanced_sample(
         UnknownLabel, NothingToSample
     """
     column = label_column(con, occurrences, label)
-    licence = _licence(filters)
+    licence = licence_counted(filters, "m")
     licences = [row[0] for row in con.sql(f"SELECT DISTINCT {licence} FROM media m").fetchall()]
     good = [spdx for spdx in licences if allowed(spdx, filters.licences)]
     basis = _basis_condition(occurrences, filters)
@@ -140,11 +140,12 @@ def balanced_sample(
     )
 
 
-def _licence(filters: Filters) -> str:
-    """SQL for the licence that a medium m counts as being under."""
+def licence_counted(filters: Filters, table: str = "media_urls") -> str:
+    """SQL for the licence that a medium of `table` counts as being under."""
     if filters.licence_fallback == "none":
-        return "m.license"
-    return "CASE WHEN trim(coalesce(m.license_text, '')) = '' THEN m.occurrence_license ELSE m.license END"
+        return f"{table}.license"
+    silent = f"trim(coalesce({table}.license_text, '')) = ''"
+    return f"CASE WHEN {silent} THEN {table}.occurrence_license ELSE {table}.license END"
 
 
 def _basis_condition(occurrences: duckdb.DuckDBPyRelation, filters: Filters) -> str:

@@ -6,7 +6,7 @@ import duckdb
 import polars as pl
 
 from gbif_platform.curation import changes
-from gbif_platform.curation.sampling import label_column
+from gbif_platform.curation.sampling import label_column, licence_counted
 from gbif_platform.dataset import Dataset
 from gbif_platform.gbif.terms import snake_case
 from gbif_platform.platform import Platform
@@ -132,10 +132,8 @@ def _compare(run: Run, previous: str) -> bool:
 
 def _media(run: Run, con: duckdb.DuckDBPyConnection, label: str) -> duckdb.DuckDBPyRelation:
     """A snapshot's media as `compare_snapshots` takes them; label and licence are those that the samples go by."""
-    licence = "license"
-    if run.dataset.filters.licence_fallback == "occurrence":
-        licence = "CASE WHEN trim(coalesce(license_text, '')) = '' THEN occurrence_license ELSE license END AS license"
-    media = run.rows(con, "media_urls", f"media_id, url_id, url, gbif_id, {licence}")  # noqa: F841  read by name
+    licence = licence_counted(run.dataset.filters)
+    media = run.rows(con, "media_urls", f"media_id, url_id, url, gbif_id, {licence} AS license")  # noqa: F841  read by name
     occurrences = run.rows(con, "occurrences", f'gbif_id, dataset_key, "{label}"::VARCHAR AS label')  # noqa: F841
     return con.sql("""
         SELECT media.*, dataset_key,

@@ -148,7 +148,8 @@ def test_what_cannot_be_compared_says_what_to_do(world: World) -> None:
     with pytest.raises(UnknownSnapshot, match=r"no snapshot '10\.15468/dl\.none'; it has: .*sand01") as unknown:
         diff(world.platform, world.dataset, FIRST, "10.15468/dl.none")
     assert unknown.value.next_step == "gbif-platform snapshot list insects"
-    add_snapshot(world.platform, world.dataset, "10.15468/dl.sand09")
+    known = {"kind": "gbif_download", "added_at": datetime.now(UTC)}
+    tables.put_snapshot(world.platform.lake, "insects", "10.15468/dl.sand09", known, author="test")
     with pytest.raises(UpstreamMissing, match="media_urls of insects") as missing:
         diff(world.platform, world.dataset, FIRST, "10.15468/dl.sand09")
     assert missing.value.next_step == "gbif-platform run insects --snapshot 10.15468/dl.sand09"
