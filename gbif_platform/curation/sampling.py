@@ -12,7 +12,7 @@ from gbif_platform.gbif.licences import allowed
 from gbif_platform.gbif.terms import snake_case
 from gbif_platform.storage.tables import Outcome
 
-VERSION = "2"
+VERSION = "3"
 BOOKKEEPING = ("dataset", "snapshot", "row_ref")
 """Columns of the lake that are no terms."""
 NO_LABEL = "(no label)"
@@ -158,9 +158,9 @@ def _basis_condition(occurrences: duckdb.DuckDBPyRelation, filters: Filters) -> 
 
 def _report(con: duckdb.DuckDBPyConnection, sampling: Sampling) -> pl.DataFrame:
     """Available, wanted and taken for each label, and why they differ."""
-    available = con.sql(
-        "SELECT stratum, count(*) AS available FROM candidates WHERE reason IS NULL GROUP BY stratum ORDER BY stratum"
-    ).pl()
+    available = con.sql("""
+        SELECT stratum, count(*) FILTER (reason IS NULL) AS available FROM candidates
+        WHERE reason IS NULL OR label IS NOT NULL GROUP BY stratum ORDER BY stratum""").pl()
     unlabelled = pl.col("stratum") == NO_LABEL
     kept = (pl.col("available") >= sampling.min_per_label) | unlabelled
     quota: int | None = None
@@ -173,7 +173,9 @@ def _report(con: duckdb.DuckDBPyConnection, sampling: Sampling) -> pl.DataFrame:
         "available",
         wanted.alias("wanted"),
         pl.when(kept).then(pl.min_horizontal("available", wanted)).otherwise(0).alias("taken"),
-        pl.when(~kept)
+        pl.when(pl.col("available") == 0)
+        .then(pl.lit("none passes the filters"))
+        .when(~kept)
         .then(pl.lit(f"fewer than min_per_label = {sampling.min_per_label}"))
         .when(unlabelled)
         .then(pl.lit("fetched, but in no subset"))
@@ -187,7 +189,7 @@ def _report(con: duckdb.DuckDBPyConnection, sampling: Sampling) -> pl.DataFrame:
 def _nothing(refused: pl.DataFrame, report: pl.DataFrame, sampling: Sampling) -> NothingToSample:
     counts = refused.group_by("reason").len().sort("len", descending=True)
     reasons = [f"{row['len']:,} {row['reason']}" for row in counts.iter_rows(named=True)]
-    if len(report):
+    if report["available"].sum():
         reasons.append(f"{int(report['available'].sum()):,} in labels under min_per_label = {sampling.min_per_label}")
     return NothingToSample(
         f"no medium is left to sample: {'; '.join(reasons) or 'the snapshot has no usable media'}",

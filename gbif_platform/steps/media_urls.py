@@ -92,6 +92,11 @@ def _count_media(run: Run, report: Report) -> None:
         "rows_split": counts["split"] + refused["split"][0],
         "urls_from_references": counts["from_references"],
     }
+    without = (
+        "SELECT count(*) AS n FROM (SELECT gbif_id FROM occurrences WHERE {key}) "
+        "ANTI JOIN (SELECT gbif_id FROM media_urls WHERE {key}) USING (gbif_id)"
+    )
+    report.numbers["occurrences_without_picture"] = _rows(run, without)["n"][0]
     unique = counts["ids"] == counts["rows"]
     report.checks.append(Check("media_ids_unique", unique, f"{counts['ids']:,} media ids for {counts['rows']:,} rows"))
     other = _rows(
@@ -137,5 +142,5 @@ def _show_licences(run: Run, report: Report) -> None:
 def _rows(run: Run, sql: str) -> pl.DataFrame:
     """Rows of the lake; `{key}` stands for this dataset and snapshot."""
     return run.platform.lake.frame(
-        sql.replace("{key}", "dataset = ? AND snapshot = ?"), [run.dataset.name, run.snapshot]
+        sql.replace("{key}", "dataset = $1 AND snapshot = $2"), [run.dataset.name, run.snapshot]
     )
