@@ -15,7 +15,7 @@ def main() -> None:
     path, work = Path(sys.argv[1]), Path(sys.argv[2])
     with duckdb.connect() as con, DarwinCoreArchive(path) as archive:
         assert archive.multimedia is not None
-        occurrences = occurrence_rows(con, stage(archive.core, work / "core.parquet"), work)
+        occurrences = occurrence_rows(con, archive.core, work)
         staged = stage(archive.multimedia, work / "media.parquet")
         kept = con.read_parquet(str(occurrences.rows["occurrences"]))
         media = media_rows(con, con.read_parquet(str(staged.file)), kept, work)

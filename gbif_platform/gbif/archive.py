@@ -10,23 +10,24 @@ Columns are selected by term, never by position; the descriptor is meta.xml
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gbif_platform.gbif.archive_descriptor import Field, Layout, layout_from_header, parse_descriptor
 from gbif_platform.gbif.archive_errors import ArchiveError, DescriptorMissing
 from gbif_platform.gbif.archive_files import GIB, TEXT_SUFFIXES, ArchiveFiles
-from gbif_platform.gbif.archive_rows import BATCH_BYTES, Rejected, RowReader, TextFormat
+from gbif_platform.gbif.archive_rows import BATCH_BYTES, LineCounter, Rejected, RowReader, TextFormat
 from gbif_platform.gbif.terms import AUDUBON_COLUMNS, column_names
 
 MULTIMEDIA = "http://rs.gbif.org/terms/1.0/Multimedia"
+OCCURRENCE = "http://rs.tdwg.org/dwc/terms/Occurrence"
 AUDUBON = "http://rs.tdwg.org/ac/terms/Multimedia"
 ROW_REF, ID = "_row_ref", "_id"
 
@@ -45,6 +46,8 @@ class DataFile:
     `name` is its (first) member, `row_type` the URI of what a row is, `terms` the URIs of its fields, `schema` that of
     every batch. While `batches` is iterated, `rows` counts the accepted rows, `rejected` collects the refused ones (a
     caller may clear it between batches), and `replaced_characters` counts what was not in the declared encoding.
+    `lines` counts the data lines apart from the parser, as `count_lines` does, and is complete after the last batch;
+    `expected_rows` is an estimate of all rows by the bytes read so far.
     """
 
     def __init__(self, files: ArchiveFiles, layout: Layout) -> None:
@@ -55,6 +58,8 @@ class DataFile:
         self.rows = 0
         self.rejected: list[Rejected] = []
         self.replaced_characters = 0
+        self.lines: int | None = None
+        self.expected_rows: int | None = None
         self._files = files
         self._layout = layout
         self._columns = _audubon_columns(layout.fields) if self.row_type == AUDUBON else {}
@@ -85,37 +90,66 @@ class DataFile:
 
         Raises MemberMissing, and MemberUnreadable where a member is damaged or has no row of the declared shape.
         """
+        for table in self.tables(batch_bytes):
+            found = dict(zip(table.column_names, table.columns, strict=True))
+            nulls = pa.nulls(table.num_rows, pa.string())
+            full = pa.table([found.get(name, nulls) for name in self.schema.names], schema=self.schema)
+            yield from full.combine_chunks().to_batches()
+
+    def tables(
+        self, batch_bytes: int = BATCH_BYTES, types: Mapping[str, pa.DataType] = MappingProxyType({})
+    ) -> Iterator[pa.Table]:
+        """As `batches`, but as tables and without columns that are empty so far. A column of `types` has its type as
+        long as Arrow can read every value (https://arrow.apache.org/docs/cpp/csv.html), and is text from there on.
+        """
         self.rows, self.rejected, self.replaced_characters = 0, [], 0
+        self.lines = 0 if self._has_countable_lines else None
+        size, bytes_before = sum(self._files.size(name) for name in self.names), 0
         for name in self.names:
-            reader = RowReader(partial(self._files.open, name), name, self._format(name))
+            reader = RowReader(partial(self._files.open, name), name, self._format(name), self._types_by_index(types))
             reader.rejected = self.rejected
             replaced_before = self.replaced_characters
             for table, lines in reader.tables(batch_bytes):
                 self.rows += table.num_rows
+                self.expected_rows = self.rows * size // (bytes_before + reader.bytes_read)
                 self.replaced_characters = replaced_before + reader.replaced_characters
-                yield self._batch(table, name, lines)
+                yield self._by_term(table, name, lines)
             self.replaced_characters = replaced_before + reader.replaced_characters
+            bytes_before += reader.bytes_read
+            if self.lines is not None:
+                self.lines += reader.counted.lines
 
     def count_lines(self) -> int | None:
         """Number of data rows by counting line ends in the raw members, without parsing: accepted and refused rows
         together must give the same number. None where a count of lines is no count of rows: in a quoted text, or in
         an encoding wider than ASCII. Raises MemberMissing, MemberUnreadable.
         """
-        if self._layout.quote or self._layout.encoding.startswith(("utf-16", "utf-32")):
-            return None
-        return sum(self._count_lines(name) for name in self.names)
+        return sum(self._count_lines(name) for name in self.names) if self._has_countable_lines else None
+
+    @property
+    def _has_countable_lines(self) -> bool:
+        return not self._layout.quote and not self._layout.encoding.startswith(("utf-16", "utf-32"))
 
     def _count_lines(self, name: str) -> int:
-        newline, header, lines, text = self._format(name).newline.encode(), self._layout.header_lines, 0, b""
+        counter = LineCounter(self._format(name).newline, self._layout.header_lines)
         with self._files.open(name) as stream:
-            while chunk := stream.read(BATCH_BYTES):
-                text = (text + chunk).replace(b"\r\n", b"\n")
-                while header and newline in text:
-                    header, text = header - 1, text.partition(newline)[2]
-                if not header:
-                    whole, found, text = text.rpartition(newline)
-                    lines += len(found) + whole.count(newline) - _blank_lines(whole + found, newline)
-        return lines + (not header and text not in (b"", b"\r"))
+            more = True
+            while more:
+                chunk = stream.read(BATCH_BYTES)
+                counter.feed(chunk)
+                more = bool(chunk)
+        return counter.lines
+
+    def _types_by_index(self, types: Mapping[str, pa.DataType]) -> dict[int, pa.DataType]:
+        """Only of columns that are read as they stand, for one term: no id, no default value, no second choice."""
+        uses = Counter(field.index for fields in self._columns.values() for field in fields)
+        found = {}
+        for name, fields in self._columns.items():
+            index = fields[0].index
+            alone = len(fields) == 1 and uses[index] == 1 and index != self._layout.id_index
+            if name in types and index is not None and alone and not fields[0].default:
+                found[index] = types[name]
+        return found
 
     def _format(self, name: str) -> TextFormat:
         layout = self._layout
@@ -128,14 +162,16 @@ class DataFile:
         small = self._files.size(name) <= _SMALL_FILE_BYTES
         return replace(settled, quotes_if_shown=small and not settled.quote and settled.delimiter == "\t")
 
-    def _batch(self, table: pa.Table, name: str, lines: npt.NDArray[np.int64]) -> pa.RecordBatch:
-        columns = table.combine_chunks().to_batches()[0].columns
-        row_refs = pc.binary_join_element_wise(f"{name}:", pc.cast(pa.array(lines), pa.string()), "")
-        arrays = [row_refs, _ids(columns, self._layout.id_index, table.num_rows)]
-        for fields in self._columns.values():
+    def _by_term(self, table: pa.Table, name: str, lines: pa.Array) -> pa.Table:
+        columns = {int(c[1:]): values for c, values in zip(table.column_names, table.columns, strict=True)}
+        row_refs = pc.binary_replace_slice(pc.cast(lines, pa.string()), 0, 0, f"{name}:")
+        arrays = {ROW_REF: row_refs, ID: _ids(columns, self._layout.id_index, table.num_rows)}
+        for column, fields in self._columns.items():
             values = [_values(columns, field, table.num_rows) for field in fields]
-            arrays.append(pc.coalesce(*values) if len(values) > 1 else values[0])
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+            filled = [value for value in values if value is not None]
+            if filled:
+                arrays[column] = pc.coalesce(*filled) if len(filled) > 1 else filled[0]
+        return pa.table(arrays)
 
 
 class DarwinCoreArchive:
@@ -178,6 +214,13 @@ class DarwinCoreArchive:
         """The extension with the media."""
         by_type = {extension.row_type: extension for extension in reversed(self.extensions)}
         return by_type.get(MULTIMEDIA) or by_type.get(AUDUBON)
+
+    @property
+    def verbatim(self) -> DataFile | None:
+        """The extension with the occurrences as their publishers wrote them, in GBIF's downloads verbatim.txt."""
+        if self.core.row_type != OCCURRENCE:
+            return None
+        return next((extension for extension in self.extensions if extension.row_type == OCCURRENCE), None)
 
     def _open(self) -> None:
         self.has_descriptor = _DESCRIPTOR_NAME in self._files.names
@@ -229,23 +272,19 @@ def _audubon_columns(fields: tuple[Field, ...]) -> dict[str, tuple[Field, ...]]:
     return {name: tuple(sources) for name, sources in found.items() if sources}
 
 
-def _values(columns: list[pa.Array], field: Field, rows: int) -> pa.Array:
-    if field.index is None:
-        return pa.repeat(pa.scalar(field.default, pa.string()), rows)
-    return pc.fill_null(columns[field.index], field.default) if field.default else columns[field.index]
+def _values(columns: dict[int, pa.ChunkedArray], field: Field, rows: int) -> pa.ChunkedArray | pa.Array | None:
+    column = None if field.index is None else columns.get(field.index)
+    if not field.default:
+        return column
+    return pa.repeat(pa.scalar(field.default, pa.string()), rows) if column is None else column.fill_null(field.default)
 
 
-def _ids(columns: list[pa.Array], index: int | None, rows: int) -> pa.Array:
-    if index is None:
+def _ids(columns: dict[int, pa.ChunkedArray], index: int | None, rows: int) -> pa.ChunkedArray | pa.Array:
+    if index not in columns:
         return pa.nulls(rows, pa.string())
     ids = pc.utf8_trim_whitespace(columns[index])
-    return pc.if_else(pc.equal(ids, ""), None, ids)
-
-
-def _blank_lines(lines: bytes, newline: bytes) -> int:
-    if newline * 2 not in lines and not lines.startswith(newline):
-        return 0
-    return lines.split(newline)[:-1].count(b"")
+    blank = pc.min(pc.binary_length(ids)).as_py() == 0
+    return pc.if_else(pc.equal(ids, ""), None, ids) if blank else ids
 
 
 def _eml_metadata(xml: bytes) -> dict[str, str]:

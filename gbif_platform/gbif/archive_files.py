@@ -1,12 +1,15 @@
 """The members of a zip, a tar, a folder or a lone text file, read as streams: nothing is unpacked to disk."""
 
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, TypeVar, cast
+from typing import IO, NamedTuple, Protocol, TypeVar, cast
+
+from isal import isal_zlib
 
 from gbif_platform.gbif.archive_errors import (
     ArchiveMissing,
@@ -22,14 +25,85 @@ GIB = 1024**3
 # A compression ratio says nothing about small members: a header line and a thousand empty rows reach any ratio.
 RATIO_MATTERS_FROM = 64 * 1024**2
 # What the standard library raises for damaged, cut, encrypted or exotically packed members.
-DAMAGE = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+DAMAGE: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    cast(type[Exception], isal_zlib.error),
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+PACKED_BYTES = 1024**2
+ENCRYPTED = 0x1  # bit of a zip member's flags
+LOCAL_HEADER_BYTES = 30
+
+
+class Readable(Protocol):
+    """What streams of every kind of container have in common."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes."""
+
+    def close(self) -> object:
+        """Release what it holds."""
 
 
 class Member(NamedTuple):
     """One file of an archive: `open` gives its bytes, `size` is their number, unpacked."""
 
     size: int
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], Readable]
+
+
+class InflatedMember:
+    """A deflated zip member, inflated with ISA-L: several times as fast as zipfile's own stream, with its checks.
+
+    Raises BadZipFile where the bytes do not have the size and the CRC-32 that the zip's directory declares, EOFError
+    where they end early, isal_zlib.error where they are no deflated bytes.
+    """
+
+    def __init__(self, path: Path, info: zipfile.ZipInfo) -> None:
+        self._info = info
+        self._inflater = isal_zlib.decompressobj(-zlib.MAX_WBITS)
+        self._packed_left, self._left, self._crc = info.compress_size, info.file_size, 0
+        self._packed, self._full = b"", False
+        self._file = path.open("rb")
+        self._file.seek(info.header_offset)
+        # The local header repeats name and extra field, the latter in another length than the directory's.
+        name_size, extra_size = struct.unpack("<26xHH", self._file.read(LOCAL_HEADER_BYTES))
+        self._file.seek(name_size + extra_size, 1)
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, not above the declared size in all; fewer than `size` only at the end."""
+        pieces, wanted = [], min(size, self._left)
+        while wanted and not self._inflater.eof:
+            # A full piece means that the inflater may hold more, also where it has taken all packed bytes.
+            if not self._packed and not self._full:
+                self._packed = self._next_packed()
+            piece = self._inflater.decompress(self._packed, wanted)
+            self._packed, self._full = self._inflater.unconsumed_tail, len(piece) == wanted
+            wanted -= len(piece)
+            self._left -= len(piece)
+            self._crc = isal_zlib.crc32(piece, self._crc)
+            pieces.append(piece)
+        if size and wanted:
+            raise EOFError(f"{self._left} of {self._info.file_size} bytes are missing")
+        if not self._left and self._crc != self._info.CRC:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {self._info.filename!r}")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _next_packed(self) -> bytes:
+        packed = self._file.read(min(PACKED_BYTES, self._packed_left))
+        if not packed:
+            raise EOFError(f"the packed bytes end {self._left} bytes too early")
+        self._packed_left -= len(packed)
+        return packed
 
 
 class MemberStream:
@@ -151,9 +225,16 @@ class ArchiveFiles:
             name = self._check_name(info.filename)
             if not info.is_dir() and _wanted(name):
                 self._check_size(name, info.file_size, info.compress_size)
-                # zipfile stops at the declared size, so that the limit holds for the true one as well.
-                members[name] = Member(info.file_size, partial(container.open, info))
+                # Reading stops at the declared size, so that the limit holds for the true one as well.
+                members[name] = Member(info.file_size, partial(self._open_zipped, container, info))
         return members
+
+    def _open_zipped(self, container: zipfile.ZipFile, info: zipfile.ZipInfo) -> Readable:
+        stream = container.open(info)  # refuses local headers that contradict the directory, and what is encrypted
+        if info.compress_type != zipfile.ZIP_DEFLATED or info.flag_bits & ENCRYPTED:
+            return stream
+        stream.close()
+        return InflatedMember(self.path, info)
 
     def _tar_members(self, container: tarfile.TarFile) -> dict[str, Member]:
         self._container = container

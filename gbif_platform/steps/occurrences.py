@@ -3,36 +3,50 @@
 from pathlib import Path
 
 import duckdb
+import polars as pl
 
 from gbif_platform.gbif.archive import DarwinCoreArchive
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources import darwin_core
-from gbif_platform.sources.snapshots import find_snapshot, local_archive
+from gbif_platform.sources.acquire import local_archive
+from gbif_platform.sources.snapshots import find_snapshot
 from gbif_platform.steps.run import Report, Run
-from gbif_platform.storage.tables import Outcome
+from gbif_platform.storage.tables import Outcome, Rows, refusals
 
 NAME = "occurrences"
+NO_VERBATIM = pl.DataFrame(schema={"gbif_id": pl.String, "row_ref": pl.String})
 
 
 def occurrences(run: Run) -> Report:
     """Fetch the snapshot's archive if need be and read every occurrence of it.
 
+    Where the dataset asks for it, the records as published go to the table `verbatim`.
+
     Raises:
         PlatformError: the archive is missing, damaged, unsafe or empty; nothing is written then.
     """
     snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
-    version = fingerprint(NAME, darwin_core.VERSION, snapshot.version)
+    with_verbatim = run.dataset.source.verbatim
+    version = fingerprint(NAME, darwin_core.VERSION, snapshot.version, with_verbatim)
     report_progress = run.progress(NAME)
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
         archive = local_archive(run.platform, run.dataset, snapshot, report_progress)
         with DarwinCoreArchive(archive) as opened:
-            rows = opened.core.count_lines()
-            staged = darwin_core.stage(opened.core, work / "core.parquet", lambda n: report_progress(n, rows, "rows"))
-        outcome = darwin_core.occurrence_rows(con, staged, work)
-        if rows is not None:  # counted apart from the parser: the reconciliation check rests on it
-            outcome.rows_in = rows
-        return outcome
+            core, verbatim = opened.core, opened.verbatim
+            outcome = darwin_core.occurrence_rows(
+                con, core, work, lambda done: report_progress(done, core.expected_rows, "rows")
+            )
+            if core.lines is not None:  # counted apart from the parser: the reconciliation check rests on it
+                outcome.rows_in = core.lines
+            if with_verbatim and verbatim and verbatim.present:
+                staged = darwin_core.verbatim_rows(
+                    verbatim,
+                    work / "verbatim.parquet",
+                    lambda done: report_progress(done, verbatim.expected_rows, "rows as published"),
+                )
+                return _with_verbatim(outcome, staged.file, staged.refused)
+        return _with_verbatim(outcome, NO_VERBATIM, refusals([]))
 
     written = run.compute(NAME, version, make)
     report = run.account(NAME)
@@ -45,5 +59,20 @@ def occurrences(run: Run) -> Report:
         for name in counted:
             found = con.sql(f'SELECT count(DISTINCT "{name}") FROM rows').fetchone()
             report.numbers[f"distinct_{name}"] = found[0] if found else 0
+    if with_verbatim:
+        report.numbers["verbatim_rows"] = _count(run, "verbatim")
     report.texts |= {"source": snapshot.reference, "doi": snapshot.doi or "none"}
     return report
+
+
+def _with_verbatim(outcome: Outcome, rows: Rows, refused: pl.DataFrame) -> Outcome:
+    """The outcome with the rows as published; those of them that were refused are in the account, once in, once out."""
+    outcome.rows = {**outcome.rows, "verbatim": rows}
+    outcome.refused = outcome.refused.vstack(refused)
+    outcome.rows_in += len(refused)
+    return outcome
+
+
+def _count(run: Run, table: str) -> int:
+    with run.reader() as con:
+        return len(run.rows(con, table, "1"))

@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -49,7 +50,9 @@ class CoreRead(NamedTuple):
 
 def read_core(path: Path, **kwargs: int) -> CoreRead:
     with DarwinCoreArchive(path) as archive:
-        return CoreRead(read(archive.core, **kwargs), archive.core, archive.core.count_lines())
+        rows, lines = read(archive.core, **kwargs), archive.core.lines
+        assert lines == archive.core.count_lines()
+        return CoreRead(rows, archive.core, lines)
 
 
 def test_rows_come_by_term_with_their_id_and_line(tmp_path: Path) -> None:
@@ -362,6 +365,49 @@ def test_every_line_is_a_row_or_refused(tmp_path: Path, texts: list[str], ends: 
     expected = {f"occurrence.txt:{number}" for number, text in enumerate(texts, 2) if text}
     assert {row["_row_ref"] for row in rows} | {r.row_ref for r in core.rejected} == expected
     assert core.rows + len(core.rejected) == lines == len(expected)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.sampled_from(["", "", "", "a", "\x0b", "øre"]), min_size=5, max_size=5), max_size=20),
+    ends=st.sampled_from(["\n", "\r\n"]),
+    batch_bytes=st.integers(1, 60),
+    cache_bytes=st.integers(1, 60),
+)
+def test_a_value_in_a_column_that_was_empty_is_seen(
+    tmp_path: Path, rows: list[list[str]], ends: str, batch_bytes: int, cache_bytes: int
+) -> None:
+    terms = [GBIF + "gbifID", *(DWC + name for name in ("a", "b", "c", "d", "e"))]
+    lines = ["\t".join((str(number), *values)) for number, values in enumerate(rows)]
+    path = occurrence_archive(tmp_path / "a.zip", ends.join(("header", *lines, "")), terms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive_rows, "CACHE_BYTES", cache_bytes)
+        patch.setattr(archive_rows, "WINDOW_BYTES", cache_bytes)
+        found, core, _lines = read_core(path, batch_bytes=batch_bytes)
+    assert [[row[name] or "" for name in "abcde"] for row in found] == rows
+    assert core.rejected == []
+
+
+def test_typed_columns_are_typed_until_a_value_is_of_another_type(tmp_path: Path) -> None:
+    lines = (
+        [f"{n}\tA\t{n / 2}\n" for n in range(20)] + ["20\tB\tnorth\n"] + [f"{n}\tA\t{n / 2}\n" for n in range(21, 40)]
+    )
+    path = occurrence_archive(tmp_path / "a.zip", HEADER + "".join(lines), TERMS)
+    with DarwinCoreArchive(path) as archive:
+        columns = [t["decimal_latitude"] for t in archive.core.tables(60, {"decimal_latitude": pa.float64()})]
+    assert columns[0].type == pa.float64()
+    assert columns[-1].type == pa.string()
+    values = [value for column in columns for value in column.to_pylist()]
+    assert [float(v) for n, v in enumerate(values) if n != 20] == [n / 2 for n in range(40) if n != 20]
+    assert values[20] == "north"
+
+
+def test_the_number_of_rows_is_estimated_while_they_are_read(tmp_path: Path) -> None:
+    path = occurrence_archive(tmp_path / "a.zip", HEADER + "".join(f"{n}\tA\t5\n" for n in range(1000, 1400)), TERMS)
+    with DarwinCoreArchive(path) as archive:
+        estimates = [archive.core.expected_rows or 0 for _ in archive.core.tables(500)]
+        assert all(350 <= estimate <= 400 for estimate in estimates)
+        assert estimates[-1] == archive.core.rows == archive.core.lines == 400
 
 
 # Lone files ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 import io
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +135,73 @@ def test_a_cut_container_is_an_archive_error(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchiveMissing, match=r"nothing\.zip"):
         ArchiveFiles(tmp_path / "nothing.zip")
+
+
+def read_member(path: Path, size: int = 1000) -> bytes:
+    files = ArchiveFiles(path)
+    with files.open("occurrence.txt") as stream:
+        pieces = list(iter(lambda: stream.read(size), b""))
+    files.close()
+    assert all(len(piece) == size for piece in pieces[:-1])
+    return b"".join(pieces)
+
+
+TEXT = b"".join(b"%d\tSorbus aucuparia\t%d\n" % (n, n * n) for n in range(5000))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 10**7])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_every_method_of_packing_gives_the_same_bytes(tmp_path: Path, method: int, size: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("occurrence.txt", TEXT[: size * 1000])
+        archive.writestr("empty.txt", b"")
+    assert read_member(tmp_path / "a.zip", size) == TEXT[: size * 1000]
+    with ArchiveFiles(tmp_path / "a.zip").open("empty.txt") as stream:
+        assert stream.read(size) == b""
+
+
+def test_a_member_behind_four_gibibytes_and_with_zip64_fields_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.zip").open("wb") as sparse:
+        sparse.truncate(5 * 1024**3)
+    with (
+        zipfile.ZipFile(tmp_path / "a.zip", "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("occurrence.txt", "w", force_zip64=True) as member,
+    ):
+        member.write(TEXT)
+    assert read_member(tmp_path / "a.zip") == TEXT
+
+
+def test_a_member_that_was_deflated_in_parts_is_read_whole(tmp_path: Path) -> None:
+    # GBIF joins the parts that its cluster deflated, each ended by a full flush, to one member.
+    deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    parts = [
+        deflater.compress(TEXT[n : n + 10_000]) + deflater.flush(zlib.Z_FULL_FLUSH) for n in range(0, len(TEXT), 10_000)
+    ]
+    packed = b"".join(parts) + deflater.flush()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("occurrence.txt", packed)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for start in (8, data.index(b"PK\x01\x02") + 10):  # method, then CRC-32 and sizes six bytes further
+        struct.pack_into("<H4xLLL", data, start, zipfile.ZIP_DEFLATED, zlib.crc32(TEXT), len(packed), len(TEXT))
+    (tmp_path / "a.zip").write_bytes(data)
+    assert read_member(tmp_path / "a.zip") == TEXT
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [(14, zlib.crc32(TEXT) ^ 1, "CRC"), (22, len(TEXT) + 1, "missing"), (22, len(TEXT) - 1, "CRC")],
+)
+def test_bytes_that_are_not_those_of_the_directory_are_refused(
+    tmp_path: Path, field: int, value: int, says: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("occurrence.txt", TEXT)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for start in (0, data.index(b"PK\x01\x02") + 2):  # the directory has one more field before these
+        struct.pack_into("<L", data, start + field, value)
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(MemberUnreadable, match=rf"occurrence\.txt.*{says}"):
+        read_member(tmp_path / "a.zip")
 
 
 def test_damaged_bytes_and_encryption_are_typed(tmp_path: Path) -> None:
