@@ -231,8 +231,8 @@ def _write(
     con.execute("""
         CREATE OR REPLACE TEMP TYPE dataset_enum AS ENUM (SELECT '' UNION SELECT dataset FROM owners);
         CREATE OR REPLACE TEMP TYPE licence_enum AS ENUM (SELECT 'unknown' UNION SELECT license FROM licences)""")
-    con.sql(f"""
-        SELECT media_id, url_id, gbif_id, url, {_quoted(COLUMNS)}, coalesce(license, 'unknown') AS license,
+    con.execute(f"""
+        COPY (SELECT media_id, url_id, gbif_id, url, {_quoted(COLUMNS)}, coalesce(license, 'unknown') AS license,
                occurrence_license::VARCHAR AS occurrence_license, {_quoted(FLAGS)}, from_references,
                row_ref, key64(media_id) AS sample_key
         FROM (SELECT * EXCLUDE (picture, dataset, record), identity(picture) AS url_id,
@@ -241,8 +241,9 @@ def _write(
               JOIN (SELECT gbif_id, dataset::dataset_enum AS dataset, record,
                            coalesce(license, 'unknown')::licence_enum AS occurrence_license
                     FROM owners LEFT JOIN licences ON occurrence_text = text) ON gbif_id = core_id)
-        LEFT JOIN licences ON license_text = text
-        """).write_parquet(str(file), compression="lz4", row_group_size=ROW_GROUP)
+        LEFT JOIN licences ON license_text = text)
+        TO '{str(file).replace("'", "''")}'
+        (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP})""")
     return file
 
 
@@ -283,7 +284,7 @@ def _duplicates(con: duckdb.DuckDBPyConnection, file: Path) -> pl.DataFrame:
 def _without(con: duckdb.DuckDBPyConnection, file: Path, duplicates: pl.DataFrame, target: Path) -> Path:
     rows = con.read_parquet(str(file))  # noqa: F841  read by name
     con.sql("FROM rows ANTI JOIN duplicates USING (row_ref)").write_parquet(
-        str(target), compression="lz4", row_group_size=ROW_GROUP
+        str(target), compression="zstd", row_group_size=ROW_GROUP
     )
     return target
 

@@ -95,8 +95,7 @@ class ColumnFile:
 
 
 def _writer(file: Path, schema: pa.Schema, dictionary: list[str]) -> pq.ParquetWriter:
-    # Read once, then deleted: statistics would cost more time here than they save there.
-    return pq.ParquetWriter(file, schema, compression="lz4", use_dictionary=dictionary, write_statistics=False)
+    return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=dictionary)
 
 
 def _repeating(rows: pa.Table) -> list[str]:

@@ -166,6 +166,6 @@ def _without_bad_ids(con: duckdb.DuckDBPyConnection, file: Path) -> pl.DataFrame
     con.sql("""
         SELECT rows.* EXCLUDE (file_row_number)
         FROM rows ANTI JOIN refused_occurrences USING (file_row_number)
-        """).write_parquet(str(kept), compression="lz4", row_group_size=ROW_GROUP)
+        """).write_parquet(str(kept), compression="zstd", row_group_size=ROW_GROUP)
     kept.replace(file)
     return con.sql("SELECT row_ref, reason, detail FROM refused_occurrences ORDER BY file_row_number").pl()

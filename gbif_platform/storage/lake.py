@@ -69,6 +69,11 @@ class Lake:
         self._guard = threading.Lock()
 
     @property
+    def folder(self) -> Path | None:
+        """Where the data lie, if they lie on this machine."""
+        return None if self.data.startswith("s3://") else Path(self.data)
+
+    @property
     def _sqlite_file(self) -> Path | None:
         return Path(self.catalog.removeprefix("sqlite:")) if self.catalog.startswith("sqlite:") else None
 

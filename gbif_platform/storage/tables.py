@@ -4,13 +4,17 @@ Each stage of a dataset's snapshot replaces its own rows, its quarantine and its
 so a kill leaves the previous state or the next one.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
+from uuid import uuid4
 
 import duckdb
 import polars as pl
+import pyarrow.parquet as pq
 
 from gbif_platform.storage.lake import Lake
 
@@ -58,6 +62,7 @@ TABLES = {
     "value DOUBLE",
     "quarantine": f"{KEYS}, stage VARCHAR, row_ref VARCHAR, reason VARCHAR, detail VARCHAR",
 }
+PARTITION_KEYS = ("dataset", "snapshot")
 PARTITIONED = ("occurrences", "verbatim", "media_urls", "snapshot_changes", "balanced_samples", "splits", "predictions")
 
 Rows = pl.DataFrame | Path
@@ -104,7 +109,7 @@ def initialise(lake: Lake) -> None:
             if columns == TABLES[name]:
                 con.execute(f"CREATE TABLE lake.{name} ({columns})")
                 if name in PARTITIONED:
-                    con.execute(f"ALTER TABLE lake.{name} SET PARTITIONED BY (dataset, snapshot)")
+                    con.execute(f"ALTER TABLE lake.{name} SET PARTITIONED BY ({', '.join(PARTITION_KEYS)})")
             else:
                 for column in filter(None, columns.split(", ")):
                     con.execute(f"ALTER TABLE lake.{name} ADD COLUMN {column}")
@@ -134,8 +139,15 @@ def _columns(con: duckdb.DuckDBPyConnection, expression: str) -> dict[str, str]:
     return {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {expression}").fetchall()}
 
 
-def _replace(con: duckdb.DuckDBPyConnection, table: str, keys: Mapping[str, str], rows: Rows) -> None:
-    """Replace the rows that carry `keys`; columns that the table lacks are added to it."""
+def _replace(
+    con: duckdb.DuckDBPyConnection, table: str, keys: Mapping[str, str], rows: Rows, folder: Path | None = None
+) -> Path | None:
+    """Replace the rows that carry `keys`; columns that the table lacks are added to it.
+
+    Args:
+        folder: the lake's data, where it is on this machine; a staged file of a whole partition becomes the lake's own
+            then, and is returned under its new name. To write a million wide rows once more would take 10 s of CPU.
+    """
     source = _scan(con, rows)
     known = _columns(con, f"lake.{table}")
     for name, kind in _columns(con, source).items():
@@ -143,8 +155,29 @@ def _replace(con: duckdb.DuckDBPyConnection, table: str, keys: Mapping[str, str]
             con.execute(f'ALTER TABLE lake.{table} ADD COLUMN "{name}" {kind}')
     where = " AND ".join(f"{key} = ?" for key in keys)
     con.execute(f"DELETE FROM lake.{table} WHERE {where}", list(keys.values()))
+    whole_partition = table in PARTITIONED and tuple(keys) == PARTITION_KEYS
+    if folder and whole_partition and isinstance(rows, Path) and pq.read_metadata(rows).num_rows:
+        return _adopt(con, folder, table, keys, rows)
     constants = ", ".join(f"? AS {key}" for key in keys)
     con.execute(f"INSERT INTO lake.{table} BY NAME SELECT {constants}, * FROM {source}", list(keys.values()))
+    return None
+
+
+def _adopt(con: duckdb.DuckDBPyConnection, folder: Path, table: str, keys: Mapping[str, str], file: Path) -> Path:
+    """Move a Parquet file to where the lake keeps this partition, and register it there."""
+    partition = [f"{key}={quote(value, safe='')}" for key, value in keys.items()]
+    target = folder.joinpath("main", table, *partition, f"staged-{uuid4()}.parquet")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(file, target)
+    try:
+        con.execute(
+            "CALL ducklake_add_data_files('lake', ?, ?, hive_partitioning => true, allow_missing => true)",
+            [table, str(target)],
+        )
+    except BaseException:
+        target.unlink()
+        raise
+    return target
 
 
 def write_stage(
@@ -170,11 +203,17 @@ def write_stage(
             "written_at": [datetime.now(UTC)],
         }
     )
-    with lake.transaction(run_id, f"{stage.dataset}/{stage.name} {stage.snapshot}") as con:
-        for table, rows in outcome.rows.items():
-            _replace(con, table, own | dict(keys or {}), rows)
-        _replace(con, "quarantine", own | {"stage": stage.name}, outcome.refused)
-        _replace(con, "stages", own | {"stage": stage.name}, account)
+    adopted: list[Path | None] = []
+    try:
+        with lake.transaction(run_id, f"{stage.dataset}/{stage.name} {stage.snapshot}") as con:
+            for table, rows in outcome.rows.items():
+                adopted.append(_replace(con, table, own | dict(keys or {}), rows, lake.folder))
+            _replace(con, "quarantine", own | {"stage": stage.name}, outcome.refused)
+            _replace(con, "stages", own | {"stage": stage.name}, account)
+    except BaseException:
+        for file in filter(None, adopted):
+            file.unlink(missing_ok=True)
+        raise
 
 
 def stage_version(lake: Lake, stage: Stage) -> str | None:

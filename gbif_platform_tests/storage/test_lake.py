@@ -158,3 +158,41 @@ def test_refused_rows_keep_reference_reason_and_detail(lake: Lake) -> None:
     ]
     account = lake.frame("SELECT rows_in, rows_out, rows_refused FROM stages").row(0)
     assert account == (2, 1, 1)
+
+
+def staged(file: Path, rows: pl.DataFrame) -> Outcome:
+    rows.write_parquet(file)
+    return Outcome({"occurrences": file}, rows_in=len(rows), rows_out=len(rows))
+
+
+def test_a_staged_file_becomes_the_lakes_own_and_is_replaced_like_any_rows(tmp_path: Path) -> None:
+    lake = Lake(f"sqlite:{tmp_path}/catalog.sqlite", str(tmp_path / "data"))
+    tables.initialise(lake)
+    stage = Stage("frogs", "10.15468/dl.x y", "occurrences")
+    first = pl.DataFrame({"gbif_id": ["1", "2"], "year": [2020, None]}, schema={"gbif_id": pl.String, "year": pl.Int32})
+    tables.write_stage(lake, stage, "1", staged(tmp_path / "a.parquet", first), run_id="test")
+    assert not (tmp_path / "a.parquet").exists(), "moved, not copied"
+    before = lake.version()
+    second = pl.DataFrame({"gbif_id": ["3"], "sex": ["FEMALE"]})
+    tables.write_stage(lake, stage, "2", staged(tmp_path / "b.parquet", second), run_id="test")
+    rows = lake.frame("SELECT dataset, snapshot, gbif_id, year, sex FROM occurrences")
+    assert rows.rows() == [("frogs", "10.15468/dl.x y", "3", None, "FEMALE")]
+    assert lake.frame(f"SELECT gbif_id FROM occurrences AT (VERSION => {before}) ORDER BY 1")["gbif_id"].to_list() == [
+        "1",
+        "2",
+    ], "the earlier state can be read again"
+    lake.close()
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = Lake(f"sqlite:{tmp_path}/catalog.sqlite", str(tmp_path / "moved"))
+    assert len(moved.frame("SELECT * FROM occurrences")) == 1, "the data may be moved"
+
+
+def test_a_staged_file_that_the_lake_does_not_take_leaves_nothing(tmp_path: Path) -> None:
+    lake = Lake(f"sqlite:{tmp_path}/catalog.sqlite", str(tmp_path / "data"))
+    tables.initialise(lake)
+    outcome = staged(tmp_path / "a.parquet", pl.DataFrame({"gbif_id": ["1"]}))
+    outcome.rows = {**outcome.rows, "no_such_table": pl.DataFrame({"gbif_id": ["1"]})}
+    with pytest.raises(duckdb.CatalogException):
+        tables.write_stage(lake, Stage("frogs", "1", "occurrences"), "1", outcome, run_id="test")
+    assert lake.frame("SELECT * FROM occurrences").is_empty()
+    assert list((tmp_path / "data").rglob("*.parquet")) == []

@@ -226,7 +226,7 @@ attributes:
         reports = [
             step(Run(platform, dataset, snapshot)) for step, platform in zip(STEPS, cycle((one, two)), strict=False)
         ]
-        assert [check for report in reports for check in report.checks if not check.passed] == []
+        assert [check for report in reports for check in report.checks if not (check.passed or check.only_warn)] == []
         assert all(report.written for report in reports)
         pictures = reports[3].numbers
         assert pictures["pictures"] > 40
