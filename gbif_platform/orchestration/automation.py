@@ -1,5 +1,6 @@
 """What makes a dataset go by itself: a sensor on new snapshots, a schedule that asks GBIF again, and conditions."""
 
+import asyncio
 import json
 from datetime import datetime
 from typing import Any
@@ -20,7 +21,9 @@ from gbif_platform.sources.snapshots import ask_again
 from gbif_platform.sources.watch import Sighting, look
 
 ATTEMPTS = 2
-"""Of a sensor's call to GBIF: it looks again soon anyway, and Dagster gives it a minute."""
+"""Of a sensor's call to GBIF: it looks again soon anyway."""
+LOOK_S = 45
+"""Of a whole look: Dagster gives a tick a minute."""
 
 
 def automation_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
@@ -57,6 +60,8 @@ def dataset_sensor(dataset: Dataset, settings: Settings) -> dg.SensorDefinition:
             sighting = run_blocking(_look(platform, dataset, cursor.get("since")))
         except Unreachable as error:
             return dg.SkipReason(error.cause)
+        except TimeoutError:
+            return dg.SkipReason(f"GBIF has not answered for {LOOK_S} s")
         except PlatformError as error:
             raise dg.Failure(f"{error.cause}; next: {error.next_step}") from error
         new = _new(context.instance, platform, dataset, sighting, cursor.get("launched", []))
@@ -82,7 +87,7 @@ def dataset_sensor(dataset: Dataset, settings: Settings) -> dg.SensorDefinition:
 
 
 async def _look(platform: Platform, dataset: Dataset, since: str | None) -> Sighting:
-    async with gbif_source.client(platform, dataset, attempts=ATTEMPTS) as gbif:
+    async with asyncio.timeout(LOOK_S), gbif_source.client(platform, dataset, attempts=ATTEMPTS) as gbif:
         return await look(platform, dataset, gbif, datetime.fromisoformat(since) if since else None)
 
 

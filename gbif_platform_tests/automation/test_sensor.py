@@ -1,5 +1,6 @@
 """A dataset's sensor: what appears at GBIF becomes a partition and one run, whatever happens in between."""
 
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from gbif_platform.dataset import Dataset, parse_dataset
 from gbif_platform.definitions import build_defs
 from gbif_platform.gbif import retry
+from gbif_platform.orchestration import automation
 from gbif_platform.orchestration.keys import job_name, partitions_name
 from gbif_platform.platform import Platform
 from gbif_platform.sandbox import Sandbox, SandboxDataset
@@ -211,3 +213,15 @@ def test_key_doi_and_addresses_of_a_download_are_one_snapshot(tmp_path: Path, sa
     keys = {add_snapshot(watched.platform, watched.dataset, form)[0] for form in forms}
     assert keys == {download.doi}
     assert tables.snapshots(watched.platform.lake, "insects")["download_key"].to_list() == [download.key]
+
+
+def test_a_gbif_that_never_answers_skips_the_tick_before_dagster_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automation, "LOOK_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        watch = f'{{watch: {{dois: [10.15468/dl.sand01]}}, endpoint: "http://127.0.0.1:{silent.getsockname()[1]}"}}'
+        with Sandbox() as sandbox:
+            watched = Watched(tmp_path, sandbox, watch)
+            assert watched.tick() == []
+    assert "has not answered" in watched.said
