@@ -60,7 +60,7 @@ def test_killed_again_and_again_before_the_pictures_are_there(world: World, tmp_
     home = Victim(tmp_path / "home")
     home.write_dataset(world.doi, world.sandbox.url)
     home.kill_when(more(world.archives, 2), "run", "insects", later=moments.uniform(0, 0.05))  # as the archive comes
-    home.kill_when(lambda: home.work("staging/*/core.parquet"), "run", "insects")  # in occurrences
+    home.kill_when(lambda: home.work("staging/*/occurrences*.parquet"), "run", "insects")  # in occurrences
     for pictures in (1, 30):
         later = moments.uniform(0, 0.2)
         home.kill_when(more(world.pictures, pictures), "run", "insects", later=later)
