@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
@@ -24,6 +24,7 @@ from gbif_platform.gbif.species import Match, read_match_v1, read_match_v2
 GBIF = "https://api.gbif.org"
 SEARCH_LIMIT = 100_000
 """GBIF refuses offset + limit above this."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PAGE_SIZE = 300
 """Records on one page of the search; GBIF gives no more, whatever is asked."""
 _FACET_PAGE = 1000
@@ -261,6 +262,11 @@ class GbifClient:
         return self._session
 
     def _account(self) -> Credentials:
+        address = urlsplit(self.endpoint)
+        if address.scheme != "https" and address.hostname not in LOOPBACK:
+            raise NotAuthorised(
+                f"the GBIF password is not sent to {self.endpoint}, which is not encrypted", "use an https endpoint"
+            )
         return self._credentials or Credentials.from_environment()
 
     def _unreachable(self, cause: str) -> Unreachable:

@@ -445,3 +445,13 @@ def test_blocking_calls_work_where_a_loop_runs_already() -> None:
         return run_blocking(seven())
 
     assert asyncio.run(cell()) == run_blocking(seven()) == 7
+
+
+def test_the_password_is_not_sent_unencrypted() -> None:
+    async def ask() -> None:
+        async with GbifClient("http://api.gbif.example", user_agent="test", credentials=ACCOUNT) as gbif:
+            await gbif.user_downloads("frog")
+
+    with pytest.raises(NotAuthorised, match="not encrypted") as error:
+        asyncio.run(ask())
+    assert PASSWORD not in str(error.value)
