@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from gbif_platform.dataset import Dataset, at_home
 from gbif_platform.orchestration.assets import dataset_assets
 from gbif_platform.orchestration.automation import dataset_sensor, refresh_job, refresh_schedule
-from gbif_platform.orchestration.keys import job_name
+from gbif_platform.orchestration.keys import DATASET_TAG, job_name
 from gbif_platform.settings import load_settings
 
 
@@ -39,6 +39,7 @@ class ImageDataset(dg.Component):
             job_name(name),
             selection=dg.AssetSelection.groups(name),
             description=f"Everything of {name}, for one snapshot.",
+            tags={DATASET_TAG: name},
         )
         settings = load_settings()
         definitions = dg.Definitions(

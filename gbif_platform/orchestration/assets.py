@@ -9,7 +9,7 @@ import dagster as dg
 
 from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError, explained
-from gbif_platform.orchestration.keys import asset_key, partitions
+from gbif_platform.orchestration.keys import DATASET_TAG, asset_key, partitions
 from gbif_platform.orchestration.metadata import check_result, metadata
 from gbif_platform.platform import Platform
 from gbif_platform.steps import (
@@ -171,7 +171,7 @@ def build_asset(dataset: Dataset, shell: Shell) -> dg.AssetsDefinition:
         description="\n\n".join(filter(None, [shell.description, dataset.description])),
         kinds=shell.kinds,
         owners=dataset.owners or None,
-        tags={"gbif_platform/dataset": dataset.name},
+        tags={DATASET_TAG: dataset.name},
         code_version=CODE_VERSION,
         pool=shell.pool,
         automation_condition=REACTS if shell.upstream else None,

@@ -2,6 +2,9 @@
 
 import dagster as dg
 
+DATASET_TAG = "gbif_platform/dataset"
+"""On assets, and on the runs of a dataset's job: dagster.yaml lets one of them go on at a time."""
+
 
 def asset_key(dataset: str, stage: str) -> dg.AssetKey:
     """The key of a stage's asset; a model's stages are named `model/trained_model`."""

@@ -78,7 +78,8 @@ async def _account(platform: Platform, dataset: Dataset, gbif: GbifClient, watch
     given = datetime.combine(watch.since, datetime.min.time(), UTC) if watch.since else None
     start = sighting.since or given or datetime.now(UTC)
     unfinished, newest = [], start
-    for metadata in await gbif.user_downloads(watch.user, since=f"{start:%Y-%m-%d}"):
+    newest_first = await gbif.user_downloads(watch.user, since=f"{start:%Y-%m-%d}")
+    for metadata in reversed(newest_first):  # snapshots build on those before them
         created, status = datetime.fromisoformat(metadata["created"]), str(metadata.get("status"))
         if created < start:
             continue

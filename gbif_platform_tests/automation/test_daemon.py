@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,17 +101,20 @@ def test_a_new_doi_becomes_metrics_without_a_hand_on_it(tmp_path: Path, monkeypa
             def runs(doi: str) -> list[dg.DagsterRun]:
                 return list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": doi})))
 
+            def succeeded(doi: str) -> bool:
+                return evaluated(doi) and all(run.is_success for run in runs(doi))
+
             with daemon(tmp_path):
                 first = sandbox.publish(RECORDS, user="frog", created=datetime.now(UTC))
-                until("the first DOI", lambda: evaluated(first.doi), tmp_path)
-                until("its run's end", lambda: runs(first.doi)[0].is_success, tmp_path)
+                second = sandbox.publish(replace(RECORDS, grow=0.1), user="frog", created=datetime.now(UTC))
+                until("the second DOI", lambda: succeeded(first.doi) and succeeded(second.doi), tmp_path)
             with daemon(tmp_path):  # the cursor survives the daemon
-                second = sandbox.publish(
-                    SandboxDataset(size=60, grow=0.1, troubles=0), user="frog", created=datetime.now(UTC)
-                )
-                until("the second DOI", lambda: evaluated(second.doi), tmp_path)
-                until("its run's end", lambda: runs(second.doi)[0].is_success, tmp_path)
-            assert instance.get_dynamic_partitions(partitions_name("insects")) == [first.doi, second.doi]
-            assert [len(runs(doi)) for doi in (first.doi, second.doi)] == [1, 1]
-    changes = platform.lake.frame("SELECT DISTINCT change FROM snapshot_changes WHERE snapshot = ?", [second.doi])
-    assert changes["change"].to_list() == ["added"]
+                third = sandbox.publish(replace(RECORDS, grow=0.2), user="frog", created=datetime.now(UTC))
+                until("the third DOI", lambda: succeeded(third.doi), tmp_path)
+            dois = [first.doi, second.doi, third.doi]
+            assert instance.get_dynamic_partitions(partitions_name("insects")) == dois
+            assert [len(runs(doi)) for doi in dois] == [1, 1, 1]
+            times = [instance.get_run_records(dg.RunsFilter(run_ids=[runs(doi)[0].run_id]))[0] for doi in dois]
+            assert times[0].end_time <= times[1].start_time, "one snapshot after the other"
+    changes = platform.lake.frame("SELECT DISTINCT previous, snapshot, change FROM snapshot_changes ORDER BY snapshot")
+    assert changes.rows() == [(first.doi, second.doi, "added"), (second.doi, third.doi, "added")]
