@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,13 +31,12 @@ from gbif_platform.gbif.download_errors import (
     UnknownDownload,
 )
 from gbif_platform.gbif.errors import NotFound, Unreachable
-from gbif_platform.gbif.retry import TRANSIENT_STATUS, Patience, Transient, retry_after_s
+from gbif_platform.gbif.retry import TRANSIENT_STATUS, Patience, Progress, Transient, retry_after_s
 
 EXECUTING = ("PREPARING", "RUNNING", "SUSPENDED")
 ERASED_SOON = timedelta(days=30)
 PATIENCE = Patience()
 
-Progress = Callable[[int, int | None, str], None]
 
 _KEY = r"\d{7}-\d{15}"
 _DOI = r"10\.\d{4,9}/dl\.[a-z0-9._-]*[a-z0-9]"

@@ -41,6 +41,9 @@ def retry_after_s(value: str | None) -> float | None:
         return None
 
 
+Progress = Callable[[int, int | None, str], None]
+
+
 @dataclass(frozen=True)
 class Patience:
     """How often to try, and how long to wait before the first repetition; the wait doubles each time, unless the
@@ -76,3 +79,8 @@ class Patience:
         if isinstance(error, Transient) and error.wait_s is not None:
             return error.wait_s
         return self.first_wait_s * 2.0 ** (failures - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+
+def telling(progress: Progress | None, attempts: int = Patience.attempts) -> Patience:
+    """Patience that says where progress is shown that GBIF is waited for."""
+    return Patience(attempts, notice=(lambda says: progress(0, None, says)) if progress else None)

@@ -11,10 +11,10 @@ import polars as pl
 from gbif_platform.dataset import Dataset
 from gbif_platform.gbif.citations import dataset_rows
 from gbif_platform.gbif.download import download, parse_reference
+from gbif_platform.gbif.retry import Progress
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources import gbif_source
-from gbif_platform.sources.gbif_source import Progress
 from gbif_platform.sources.names import REVIEW
 from gbif_platform.sources.search.search import search_archive
 from gbif_platform.sources.snapshots import Snapshot, digest, record

@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +22,7 @@ from gbif_platform.gbif.credentials import Credentials
 from gbif_platform.gbif.download import EXECUTING, check_status, parse_reference
 from gbif_platform.gbif.errors import BadRequest, GbifError, NotFound, TooManyDownloads, Unreachable
 from gbif_platform.gbif.predicates import Predicate, check_predicate, normal_form, place_of, with_checklist
+from gbif_platform.gbif.retry import Progress
 from gbif_platform.settings import fingerprint
 from gbif_platform.storage.lake import Lake
 from gbif_platform.storage.tables import put_rows
@@ -52,7 +53,6 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 
 Body = dict[str, Any]
-Progress = Callable[[int, int | None, str], None]
 
 
 class OtherDownload(GbifError):

@@ -1,7 +1,5 @@
 """A dataset's source at GBIF: whom to ask, what the dataset file asks for, and how a download is requested for it."""
 
-from collections.abc import Callable
-
 import polars as pl
 
 from gbif_platform.dataset import Dataset, GbifSearch
@@ -10,15 +8,13 @@ from gbif_platform.gbif.checklists import checklist_key
 from gbif_platform.gbif.client import GbifClient
 from gbif_platform.gbif.credentials import Credentials
 from gbif_platform.gbif.predicates import from_query
-from gbif_platform.gbif.retry import Patience
+from gbif_platform.gbif.retry import Patience, Progress, telling
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources.download_requests import Request, request_body, request_download
 from gbif_platform.sources.names import resolved_query
 from gbif_platform.sources.search.search import search_version
 from gbif_platform.storage import tables
-
-Progress = Callable[[int, int | None, str], None]
 
 
 def endpoint(platform: Platform, dataset: Dataset) -> str:
@@ -35,12 +31,7 @@ def client(
     Args:
         progress: told when GBIF has to be waited for.
     """
-
-    def notice(text: str) -> None:
-        if progress:
-            progress(0, None, text)
-
-    patience = Patience(attempts, notice=notice)
+    patience = telling(progress, attempts)
     return GbifClient(endpoint(platform, dataset), user_agent=platform.settings.user_agent, patience=patience)
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.checklists import BACKBONE, check_taxon_keys, checklist_key
 from gbif_platform.gbif.client import GbifClient, Json
 from gbif_platform.gbif.errors import WrongChecklist
+from gbif_platform.gbif.retry import Progress
 from gbif_platform.gbif.search_fields import as_query
 from gbif_platform.gbif.species import EXACT, Match
 from gbif_platform.settings import fingerprint
@@ -37,8 +38,6 @@ REVIEW = {
     "alternatives": pl.String,
 }
 """Columns of the review table: those of `name_matches` after its keys."""
-
-Progress = Callable[[int, int | None, str], None]
 
 _LARGEST_FILE = 64 * 1024**2
 _HEADINGS = ("scientificname", "name")

@@ -19,11 +19,11 @@ from gbif_platform.gbif.credentials import Credentials
 from gbif_platform.gbif.download import DownloadRef, check_status, parse_reference
 from gbif_platform.gbif.download_errors import UnknownDownload
 from gbif_platform.gbif.errors import NotFound
+from gbif_platform.gbif.retry import Progress
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources import download_requests, gbif_source
 from gbif_platform.sources.download_requests import Request
-from gbif_platform.sources.gbif_source import Progress
 from gbif_platform.storage import tables
 
 

@@ -16,9 +16,10 @@ from gbif_platform.dataset import GbifSearch, Selection
 from gbif_platform.gbif.blocking import run_blocking
 from gbif_platform.gbif.client import SEARCH_LIMIT, GbifClient, Json
 from gbif_platform.gbif.errors import BadRequest, NotFound
+from gbif_platform.gbif.retry import Progress, telling
 from gbif_platform.gbif.search_fields import as_query
 from gbif_platform.settings import fingerprint
-from gbif_platform.sources.names import Progress, chosen_checklist, read_names, resolved_query
+from gbif_platform.sources.names import chosen_checklist, read_names, resolved_query
 from gbif_platform.sources.search.archive import write_archive
 from gbif_platform.sources.search.pages import PageCache, Survey, read_json, write_json
 from gbif_platform.sources.search.parts import Part
@@ -86,7 +87,7 @@ async def searched(
     """As `search_archive`, for a notebook that awaits."""
     folder = cache / search_version(source)
     checklist = chosen_checklist(source)
-    async with GbifClient(endpoint, user_agent=user_agent) as gbif:
+    async with GbifClient(endpoint, user_agent=user_agent, patience=telling(progress)) as gbif:
         query, matches = await resolved_query(gbif, source, folder, progress)
         whole = Part({name: value for name, value in query.items() if name != "checklistKey"}, 0, checklist)
         planned, moment = await _planned(gbif, whole, folder / f"plan-{limit}.json.gz", source.max_calls, limit)
