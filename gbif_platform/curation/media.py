@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 
 from gbif_platform.curation.urls import PARTS, PLAIN, SEVERAL, UNUSUAL, define_macros, encoded
-from gbif_platform.gbif.licences import normalise
+from gbif_platform.gbif.licences import RESTRICTIONS, normalise
 from gbif_platform.storage.tables import Outcome, refusals
 
 VERSION = "2"
@@ -30,7 +30,6 @@ COLUMNS = {  # table column: column of the extension
 }
 ROW_GROUP = 40_000
 """Rows of a staged row group: a third of DuckDB's own, because it holds several in memory at a time."""
-FLAGS = ("attribution", "non_commercial", "no_derivatives", "share_alike")
 STILL_TYPE = r"(^|[/\s])(still\s*)?image$"
 IMAGE_ENDING = r"\.(jpe?g|png|gif|webp|tiff?|bmp|avif|jp2|heic)(\?|$)"
 
@@ -204,16 +203,16 @@ def _owners(con: duckdb.DuckDBPyConnection, occurrences: duckdb.DuckDBPyRelation
 def _licences(
     con: duckdb.DuckDBPyConnection, media: duckdb.DuckDBPyRelation, owners: duckdb.DuckDBPyRelation
 ) -> pl.DataFrame:
-    """Every distinct licence text of media and occurrences with its SPDX id and FLAGS (null where unknown)."""
+    """Every distinct licence text of media and occurrences with its SPDX id and RESTRICTIONS (null where unknown)."""
     texts = {row[0] for row in con.sql("SELECT DISTINCT occurrence_text FROM owners").fetchall()}
     if "license" in media.columns:
         texts |= {row[0] for row in con.sql("SELECT DISTINCT license FROM media").fetchall()}
     read = [(text, normalise(text)) for text in sorted(texts - {None})]
     rows = [
-        (text, licence.spdx, *(None if licence.unknown else getattr(licence, flag) for flag in FLAGS))
+        (text, licence.spdx, *(None if licence.unknown else getattr(licence, name) for name in RESTRICTIONS))
         for text, licence in read
     ]
-    schema = {"text": pl.String, "license": pl.String} | dict.fromkeys(FLAGS, pl.Boolean)
+    schema = {"text": pl.String, "license": pl.String} | dict.fromkeys(RESTRICTIONS, pl.Boolean)
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -233,7 +232,7 @@ def _write(
         CREATE OR REPLACE TEMP TYPE licence_enum AS ENUM (SELECT 'unknown' UNION SELECT license FROM licences)""")
     con.execute(f"""
         COPY (SELECT media_id, url_id, gbif_id, url, {_quoted(COLUMNS)}, coalesce(license, 'unknown') AS license,
-               occurrence_license::VARCHAR AS occurrence_license, {_quoted(FLAGS)}, from_references,
+               occurrence_license::VARCHAR AS occurrence_license, {_quoted(RESTRICTIONS)}, from_references,
                row_ref, key64(media_id) AS sample_key
         FROM (SELECT * EXCLUDE (picture, dataset, record), identity(picture) AS url_id,
                      identity(dataset::VARCHAR || '\x1f' || record || '\x1f' || picture) AS media_id

@@ -10,10 +10,10 @@ from typing import Any
 
 import polars as pl
 
+from gbif_platform.gbif.licences import RESTRICTIONS
+
 FALLBACK = ("creator", "rights_holder", "publisher")
 """Who is credited for a picture: the first of these that is known."""
-RESTRICTIONS = ("attribution", "non_commercial", "no_derivatives", "share_alike")
-"""What a licence may ask for."""
 _DATASETS = {
     "dataset_key": ("datasetKey", pl.String),
     "dataset_doi": ("datasetDOI", pl.String),

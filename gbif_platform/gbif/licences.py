@@ -15,6 +15,8 @@ from gbif_platform.gbif import licence_patterns as patterns
 
 UNKNOWN = "unknown"
 POLICIES = ("any", "open", "non-commercial")
+RESTRICTIONS = ("attribution", "non_commercial", "no_derivatives", "share_alike")
+"""What a licence may ask for: fields of `Licence`, columns of the lake."""
 # GBIF reads a Creative Commons licence without a version as the current one (gbif/parsers, license_uri.tsv).
 CURRENT_VERSION = "4.0"
 _LONGEST_TEXT = 20_000

@@ -15,7 +15,6 @@ from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.archive import DarwinCoreArchive
 from gbif_platform.gbif.archive_errors import ArchiveError
 from gbif_platform.gbif.citations import (
-    RESTRICTIONS,
     attribution,
     dataset_citations,
     derived_citation,
@@ -25,6 +24,7 @@ from gbif_platform.gbif.citations import (
 )
 from gbif_platform.gbif.client import GbifClient
 from gbif_platform.gbif.errors import GbifError, Unreachable
+from gbif_platform.gbif.licences import RESTRICTIONS
 from gbif_platform.sources.snapshots import Snapshot, find_snapshot
 from gbif_platform.steps.run import Report, Run
 from gbif_platform.storage.tables import put_rows
