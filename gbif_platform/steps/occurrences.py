@@ -60,7 +60,7 @@ def occurrences(run: Run) -> Report:
             found = con.sql(f'SELECT count(DISTINCT "{name}") FROM rows').fetchone()
             report.numbers[f"distinct_{name}"] = found[0] if found else 0
     if with_verbatim:
-        report.numbers["verbatim_rows"] = _count(run, "verbatim")
+        report.numbers["verbatim_rows"] = run.count("verbatim")
     report.texts |= {"source": snapshot.reference, "doi": snapshot.doi or "none"}
     return report
 
@@ -71,8 +71,3 @@ def _with_verbatim(outcome: Outcome, rows: Rows, refused: pl.DataFrame) -> Outco
     outcome.refused = outcome.refused.vstack(refused)
     outcome.rows_in += len(refused)
     return outcome
-
-
-def _count(run: Run, table: str) -> int:
-    with run.reader() as con:
-        return len(run.rows(con, table, "1"))
