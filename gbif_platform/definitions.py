@@ -20,7 +20,7 @@ EXECUTORS = {
 def build_defs(platform: Platform, datasets: list[Dataset]) -> dg.Definitions:
     """The assets of these datasets, on this platform: what tests, the CLI and the web UI share."""
     return dg.Definitions.merge(
-        *(ImageDataset(dataset).definitions() for dataset in datasets),
+        *(ImageDataset(dataset).definitions(platform.settings) for dataset in datasets),
         dg.Definitions(
             resources={"platform": platform},
             executor=EXECUTORS[platform.settings.executor],

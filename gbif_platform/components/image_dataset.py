@@ -7,7 +7,7 @@ from gbif_platform.dataset import Dataset, at_home
 from gbif_platform.orchestration.assets import dataset_assets
 from gbif_platform.orchestration.automation import dataset_sensor, refresh_job, refresh_schedule
 from gbif_platform.orchestration.keys import DATASET_TAG, job_name
-from gbif_platform.settings import load_settings
+from gbif_platform.settings import Settings, load_settings
 
 
 class ImageDataset(dg.Component):
@@ -30,22 +30,20 @@ class ImageDataset(dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The dataset's assets, a job over all of them, its sensor and its schedule."""
-        return self.definitions()
+        return self.definitions(load_settings())
 
-    def definitions(self) -> dg.Definitions:
+    def definitions(self, settings: Settings) -> dg.Definitions:
         """The same without a load context, for dataset files outside the package."""
-        name = self.dataset.name
+        name, asks_again = self.dataset.name, self.dataset.refresh is not None
         job = dg.define_asset_job(
             job_name(name),
             selection=dg.AssetSelection.groups(name),
             description=f"Everything of {name}, for one snapshot.",
             tags={DATASET_TAG: name},
         )
-        settings = load_settings()
-        definitions = dg.Definitions(
-            assets=dataset_assets(self.dataset), jobs=[job], sensors=[dataset_sensor(self.dataset, settings)]
+        return dg.Definitions(
+            assets=dataset_assets(self.dataset),
+            jobs=[job, refresh_job(self.dataset)] if asks_again else [job],
+            sensors=[dataset_sensor(self.dataset, settings)],
+            schedules=[refresh_schedule(self.dataset, settings)] if asks_again else [],
         )
-        if self.dataset.refresh is None:
-            return definitions
-        refresh = dg.Definitions(jobs=[refresh_job(self.dataset)], schedules=[refresh_schedule(self.dataset, settings)])
-        return dg.Definitions.merge(definitions, refresh)
