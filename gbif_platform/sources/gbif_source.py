@@ -4,7 +4,6 @@ import polars as pl
 
 from gbif_platform.dataset import Dataset, GbifSearch
 from gbif_platform.errors import PlatformError
-from gbif_platform.gbif.checklists import checklist_key
 from gbif_platform.gbif.client import GbifClient
 from gbif_platform.gbif.credentials import Credentials
 from gbif_platform.gbif.predicates import from_query
@@ -12,7 +11,7 @@ from gbif_platform.gbif.retry import Patience, Progress, telling
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources.download_requests import Request, request_body, request_download
-from gbif_platform.sources.names import resolved_query
+from gbif_platform.sources.names import chosen_checklist, resolved_query
 from gbif_platform.sources.search.search import search_version
 from gbif_platform.storage import tables
 
@@ -67,7 +66,7 @@ async def request_now(platform: Platform, dataset: Dataset, gbif: GbifClient, ti
             f"dataset {dataset.name} does not say what to ask GBIF for",
             "give source.gbif_download a query, names or a predicate, or add a snapshot by its DOI",
         )
-    checklist = checklist_key(source.checklist_key)
+    checklist = chosen_checklist(source)
     predicate = source.predicate
     if predicate is None:
         folder = platform.work_folder("names", fingerprint(gbif.endpoint, tick))

@@ -11,6 +11,7 @@ import pytest
 
 from gbif_platform.dataset import read_dataset
 from gbif_platform.definitions import build_defs
+from gbif_platform.gbif.checklists import COL_XR
 from gbif_platform.platform import Platform
 from gbif_platform.sandbox import Sandbox, SandboxDataset
 from gbif_platform.settings import Settings
@@ -118,6 +119,16 @@ def test_a_request_is_made_once_and_its_answer_kept_with_its_credit(home: Home, 
     assert row["doi"] in listed.stdout
     written = b"".join(file.read_bytes() for file in home.folder.rglob("*") if file.is_file())
     assert b"secret" not in written, "the password is nowhere under the home folder"
+
+
+def test_a_checklist_named_in_the_query_is_that_of_the_whole_request(home: Home, sandbox: Sandbox) -> None:
+    sandbox.publish(RECORDS)
+    question = f'query: {{checklistKey: {COL_XR}, country: DK}}, endpoint: "{sandbox.url}"'
+    home.dataset("asked", f"{{gbif_download: {{{question}}}}}")
+    result = home("snapshot", "add", "asked")
+    assert result.exit_code == 0, result.stderr
+    (asked,) = [received for received in sandbox.requests if received.method == "POST"]
+    assert json.loads(asked.body)["checklistKey"] == COL_XR, "else GBIF's taxon columns would be the backbone's"
 
 
 def test_a_predicate_that_gbif_refuses_shows_its_words(home: Home, sandbox: Sandbox) -> None:
