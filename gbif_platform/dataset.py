@@ -2,40 +2,30 @@
 
 import difflib
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from gbif_platform.curation.spec import NAME, Filters, Sampling, Split, Taxonomy, Value
 from gbif_platform.errors import PlatformError
+from gbif_platform.gbif_dl import translated
 from gbif_platform.images.transform import Transform
+from gbif_platform.part import Part
 from gbif_platform.training.config import ModelSpec
 
 COMPONENT = "gbif_platform.components.ImageDataset"
 CHECK = "correct it; gbif-platform dataset check tries the file again"
-NAME = r"^[a-z][a-z0-9_]*$"
 CRON_BOUNDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 
 
 class DatasetFileError(PlatformError):
     """A dataset file is missing or wrong; the message has file, line and what was expected."""
-
-
-class Part(BaseModel):
-    """A mapping in a dataset file; unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def stated(part: BaseModel) -> str:
-    """What a part of a dataset file says beyond the defaults: a key added to the platform changes no version."""
-    return part.model_dump_json(exclude_defaults=True)
-
-
-Value = str | int | float | bool
 
 
 class Selection(Part):
@@ -151,64 +141,6 @@ class Refresh(Part):
         return timezone
 
 
-class Filters(Part):
-    """Which media may enter the sample."""
-
-    media_type: Literal["StillImage"] = Field("StillImage", description="kind of media")
-    licences: Literal["open", "non-commercial", "any"] | list[str] = Field(
-        "open", description="open, non-commercial, any, or a list of SPDX ids"
-    )
-    licence_fallback: Literal["none", "occurrence"] = Field(
-        "none", description="what a medium without any licence text is under: unknown, or its occurrence's licence"
-    )
-    duplicates: Literal["keep_if_labels_agree", "keep_first", "drop_all", "keep_all"] = Field(
-        "keep_if_labels_agree",
-        description="one URL under several occurrences: one of them, or none where their labels differ; or …",
-    )
-    basis_of_record: list[str] | None = Field(None, description="kinds of record allowed; empty = all")
-    min_side: int = Field(0, ge=0, description="smallest side of the original picture, pixels")
-
-
-class Sampling(Part):
-    """How many media of each label."""
-
-    policy: Literal["all", "balanced"] = Field(
-        "all", description="all = everything, also what has no label; balanced = equally many a label"
-    )
-    per_label: int | None = Field(None, ge=1, description="media a label; empty = as many as the smallest label has")
-    min_per_label: int = Field(1, ge=1, description="labels with fewer media are left out, and listed")
-    seed: int = Field(17, description="another seed draws another sample")
-
-    @model_validator(mode="after")
-    def _quota_needs_balance(self) -> "Sampling":
-        if self.policy == "all" and self.per_label is not None:
-            raise ValueError("per_label needs policy: balanced")
-        return self
-
-
-class Split(Part):
-    """Which subset a picture belongs to; groups are never torn apart."""
-
-    subsets: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
-        {"train": 0.8, "validation": 0.1, "test": 0.1}, description="shares that sum to 1"
-    )
-    group_by: list[Literal["occurrence", "url", "duplicate"]] = Field(
-        ["occurrence", "url", "duplicate"],
-        min_length=1,
-        description="media that share one of these stay together; duplicate = the same bytes",
-    )
-    seed: int = Field(17, description="another seed assigns groups anew")
-
-    @field_validator("subsets")
-    @classmethod
-    def _whole(cls, subsets: dict[str, float]) -> dict[str, float]:
-        if "train" not in subsets:
-            raise ValueError("a subset called train is needed")
-        if abs(sum(subsets.values()) - 1) > 1e-6:
-            raise ValueError(f"the shares sum to {sum(subsets.values()):g}, expected 1")
-        return subsets
-
-
 class Dataset(Part):
     """One dataset: everything but `source` and `label` has a default."""
 
@@ -217,12 +149,28 @@ class Dataset(Part):
     label: str = Field(description="GBIF or Darwin Core term that is learnt, e.g. species, speciesKey, family")
     description: str = Field("", description="for people; shown in the UI")
     owners: list[str] = Field([], description="e-mail addresses or team:name, shown in the UI")
+    taxonomy: Taxonomy = Taxonomy()
     filters: Filters = Filters()
     sampling: Sampling = Sampling()
     images: Transform = Transform()
     split: Split = Split()
     models: dict[Annotated[str, Field(pattern=NAME)], ModelSpec] = Field({}, description="models by name")
     refresh: Refresh | None = Field(None, description="ask GBIF again on a schedule")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_gbif_dl(cls, attributes: Any) -> Any:
+        return translated(attributes) if isinstance(attributes, Mapping) else attributes
+
+    @model_validator(mode="after")
+    def _models_learn_from_train(self) -> "Dataset":
+        for name, model in self.models.items():
+            subset = model.train_on
+            while subset in self.split.nested:
+                subset = self.split.nested[subset].of
+            if subset != "train":
+                raise ValueError(f"models.{name}.train_on: {model.train_on!r} is neither train nor a nested part of it")
+        return self
 
     @model_validator(mode="after")
     def _something_to_ask(self) -> "Dataset":
@@ -248,13 +196,20 @@ def _line_of(node: yaml.Node, path: tuple[str | int, ...]) -> int:
 
 
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:
-    """Keys that the model at `path`'s parent knows."""
+    """Keys that the model at `path`'s parent knows; a step that is no key of a model is a name, e.g. a model's."""
     model: Any = Dataset
     for step in path[:-1]:
-        field = model.model_fields.get(str(step)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        model = field.annotation if field else ModelSpec
-        model = next((part for part in getattr(model, "__args__", ()) if isinstance(part, type)), model)
-    return list(getattr(model, "model_fields", {}))
+        if field := getattr(model, "model_fields", {}).get(str(step)):
+            model = next(_models(field.annotation), None)
+    return list(getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {}))
+
+
+def _models(annotation: Any) -> Iterator[Any]:
+    """The models within a type such as `dict[str, float | Nested]`."""
+    if isinstance(annotation, type) and (hasattr(annotation, "model_fields") or is_dataclass(annotation)):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def _expected(error: Any) -> str:
@@ -298,16 +253,16 @@ def parse_dataset(text: str, file: Path) -> Dataset:
         dataset = Dataset.model_validate(attributes)
     except ValidationError as error:
         lines = [
-            f"{file}:{_line_of(node, ('attributes', *mistake['loc']))}: "
-            f"{'.'.join(map(str, mistake['loc']))}: {_expected(mistake)}"
+            f"{file}:{_line_of(node, ('attributes', *place))}: {'.'.join(map(str, place))}: {_expected(mistake)}"
             for mistake in error.errors()
+            for place in [[step for step in mistake["loc"] if not str(step).startswith("<")]]  # <tag> of a union
         ]
         raise DatasetFileError("\n".join(lines), CHECK) from error
     return at_home(dataset, file.parent)
 
 
 def at_home(dataset: Dataset, folder: Path) -> Dataset:
-    """The dataset with the paths in its source made absolute, relative to the folder of its file."""
+    """The dataset with the paths in it made absolute, relative to the folder of its file."""
 
     def absolute(path: str) -> str:
         return str((folder / Path(path).expanduser()).resolve())
@@ -320,7 +275,10 @@ def at_home(dataset: Dataset, folder: Path) -> Dataset:
         if selection and selection.checklist:
             moved = selection.model_copy(update={"checklist": absolute(selection.checklist)})
             source = source.model_copy(update={kind: moved})
-    return dataset.model_copy(update={"source": source})
+    taxonomy = dataset.taxonomy
+    if taxonomy.vernacular_names:
+        taxonomy = taxonomy.model_copy(update={"vernacular_names": absolute(taxonomy.vernacular_names)})
+    return dataset.model_copy(update={"source": source, "taxonomy": taxonomy})
 
 
 def read_dataset(file: Path) -> Dataset:

@@ -66,7 +66,7 @@ def media_urls(run: Run) -> Report:
             work,
         )
         split = outcome.rows_in - staged.rows
-        outcome.refused = staged.refused.vstack(outcome.refused)
+        outcome.refuse(staged.refused)
         # counted apart from the parser, where lines can be counted: the reconciliation check rests on it
         outcome.rows_in = (staged.rows_in if lines.lines is None else lines.lines) + split
         return outcome

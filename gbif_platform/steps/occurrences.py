@@ -68,6 +68,6 @@ def occurrences(run: Run) -> Report:
 def _with_verbatim(outcome: Outcome, rows: Rows, refused: pl.DataFrame) -> Outcome:
     """The outcome with the rows as published; those of them that were refused are in the account, once in, once out."""
     outcome.rows = {**outcome.rows, "verbatim": rows}
-    outcome.refused = outcome.refused.vstack(refused)
+    outcome.refuse(refused)
     outcome.rows_in += len(refused)
     return outcome

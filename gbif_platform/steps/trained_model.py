@@ -12,8 +12,9 @@ import duckdb
 import polars as pl
 
 from gbif_platform import __version__
-from gbif_platform.dataset import Dataset, stated
+from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError
+from gbif_platform.part import stated
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources.snapshots import find_snapshot
 from gbif_platform.steps.run import Check, Report, Run
@@ -38,12 +39,25 @@ def stage_name(model: str) -> str:
 
 
 def labelled_pictures(run: Run, con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Split pictures and their places: media_id, subset, group_id, label, shard, offset, size, license, gbif_id."""
-    splits = run.rows(con, "splits", "media_id, subset, group_id")  # noqa: F841  read by name
+    """Split pictures and their places.
+
+    Returns:
+        media_id, subset, nested, group_id, label, shard, offset, size, license, gbif_id.
+    """
+    splits = run.rows(con, "splits", "media_id, subset, nested, group_id")  # noqa: F841  read by name
     pictures = run.pictures(con)  # noqa: F841
     return con.sql("""
-        SELECT media_id, subset, group_id, label, shard, shard_offset AS offset, shard_size AS size, license, gbif_id
+        SELECT media_id, subset, nested, group_id, label, license, gbif_id,
+               shard, shard_offset AS offset, shard_size AS size
         FROM splits JOIN pictures USING (media_id) ORDER BY media_id""").pl()
+
+
+def _taken(train_on: str) -> pl.Expr:
+    """What the training sees: `train` or the nested part of it that is named, and `validation`."""
+    learnt = pl.col("subset") == "train"
+    if train_on != "train":
+        learnt &= pl.col("nested").list.contains(train_on)
+    return learnt | (pl.col("subset") == "validation")
 
 
 def trained_model(run: Run, model: str) -> Report:
@@ -61,7 +75,7 @@ def trained_model(run: Run, model: str) -> Report:
 
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
         lake_version = run.platform.lake.version()
-        rows = labelled_pictures(run, con).filter(pl.col("subset").is_in(["train", "validation"]))
+        rows = labelled_pictures(run, con).filter(_taken(spec.train_on))
         labels = sorted(rows.filter(pl.col("subset") == "train")["label"].unique())
         known = rows.filter(pl.col("label").is_in(labels))
         bundle_key, result, run_id = _train(run, model, version, known, labels, lake_version, work)

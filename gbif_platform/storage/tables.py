@@ -18,7 +18,22 @@ import pyarrow.parquet as pq
 
 from gbif_platform.storage.lake import Lake
 
+RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
+"""Columns of a lineage, from the top."""
 KEYS = "dataset VARCHAR NOT NULL, snapshot VARCHAR NOT NULL"
+LINEAGE = ", ".join(f'"{rank}" VARCHAR' for rank in RANKS)
+CATALOGUE = (
+    "media_id VARCHAR, url_id VARCHAR, url VARCHAR, gbif_id VARCHAR, dataset_key VARCHAR, occurrence_id VARCHAR, "
+    f"label VARCHAR, scientific_name VARCHAR, taxon_rank VARCHAR, taxon_key VARCHAR, {LINEAGE}, "
+    "vernacular_name VARCHAR, license VARCHAR, creator VARCHAR, rights_holder VARCHAR, publisher VARCHAR, "
+    '"references" VARCHAR, '
+    "event_date VARCHAR, country_code VARCHAR, decimal_latitude DOUBLE, decimal_longitude DOUBLE, "
+    "subset VARCHAR, nested VARCHAR[], width INTEGER, height INTEGER, caption_scientific VARCHAR, "
+    "caption_taxonomic VARCHAR, caption_common VARCHAR, caption_scientific_common VARCHAR, "
+    "caption_taxonomic_common VARCHAR"
+)
+"""Columns of both catalogues; of the predicted one `width` and `height` are null, and `subset` is where the split would
+put the picture by what is known before it has arrived."""
 TABLES = {
     "snapshots": f"{KEYS}, kind VARCHAR, reference VARCHAR, doi VARCHAR, download_key VARCHAR, archive VARCHAR, "
     "sha256 VARCHAR, size BIGINT, total_records BIGINT, license VARCHAR, metadata VARCHAR, citation VARCHAR, "
@@ -41,19 +56,39 @@ TABLES = {
     'publisher VARCHAR, title VARCHAR, description VARCHAR, "references" VARCHAR, created VARCHAR, row_ref VARCHAR, '
     "sample_key UBIGINT, from_references BOOLEAN",
     "licence_texts": f"{KEYS}, field VARCHAR, text VARCHAR, license VARCHAR, media BIGINT",
+    "taxa": f"{KEYS}, taxon_key VARCHAR, scientific_name VARCHAR, taxon_rank VARCHAR, taxonomic_status VARCHAR, "
+    f"accepted_taxon_key VARCHAR, accepted_scientific_name VARCHAR, {LINEAGE}, hybrid BOOLEAN, label VARCHAR, "
+    "decision VARCHAR, vernacular_name VARCHAR, checklist_key VARCHAR, occurrences BIGINT, media BIGINT",
     "snapshot_changes": f"{KEYS}, previous VARCHAR, change VARCHAR, media_id VARCHAR, previous_media_id VARCHAR, "
     "url_id VARCHAR, url VARCHAR, gbif_id VARCHAR, previous_gbif_id VARCHAR, label VARCHAR, previous_label VARCHAR, "
     "license VARCHAR, previous_license VARCHAR",
     "balanced_samples": f"{KEYS}, media_id VARCHAR, url_id VARCHAR, label VARCHAR, stratum VARCHAR",
     "label_conflicts": f"{KEYS}, url_id VARCHAR, url VARCHAR, media_id VARCHAR, gbif_id VARCHAR, dataset_key VARCHAR, "
     "label VARCHAR, decision VARCHAR",
-    "sample_report": f"{KEYS}, stratum VARCHAR, available BIGINT, wanted BIGINT, taken BIGINT, reason VARCHAR",
+    "sample_report": f"{KEYS}, stratum VARCHAR, label VARCHAR, available BIGINT, wanted BIGINT, taken BIGINT, "
+    "reason VARCHAR",
+    "sample_funnel": f"{KEYS}, position INTEGER, filter VARCHAR, media_in BIGINT, lost BIGINT, alone BIGINT, "
+    "media_left BIGINT",
+    "predicted_catalogue": f"{KEYS}, {CATALOGUE}",
     "images": "url_id VARCHAR NOT NULL, transform VARCHAR NOT NULL, url VARCHAR, status VARCHAR, reason VARCHAR, "
     "detail VARCHAR, http_status INTEGER, source_sha256 VARCHAR, sha256 VARCHAR, width INTEGER, height INTEGER, "
     "source_width INTEGER, source_height INTEGER, source_bytes BIGINT, source_format VARCHAR, frames INTEGER, "
     "shard VARCHAR, shard_offset BIGINT, shard_size BIGINT, attempts INTEGER, fetched_at TIMESTAMPTZ, "
     "retry_at TIMESTAMPTZ",
-    "splits": f"{KEYS}, media_id VARCHAR, subset VARCHAR, group_id VARCHAR",
+    "image_hashes": "sha256 VARCHAR NOT NULL, version VARCHAR NOT NULL, phash UBIGINT, reason VARCHAR",
+    "duplicate_images": f"{KEYS}, media_id VARCHAR, url_id VARCHAR, label VARCHAR, group_id VARCHAR, kind VARCHAR, "
+    "distance INTEGER, labels_agree BOOLEAN, decision VARCHAR",
+    "duplicate_pairs": f"{KEYS}, url_id VARCHAR, other_url_id VARCHAR, kind VARCHAR, distance INTEGER, label VARCHAR, "
+    "other_label VARCHAR",
+    "splits": f"{KEYS}, media_id VARCHAR, subset VARCHAR, group_id VARCHAR, nested VARCHAR[], rule VARCHAR",
+    "split_report": f"{KEYS}, label VARCHAR, subset VARCHAR, media BIGINT, groups BIGINT, wanted BIGINT, "
+    "reason VARCHAR",
+    "split_audit": f"{KEYS}, key VARCHAR, asked BOOLEAN, subset VARCHAR, other_subset VARCHAR, shared BIGINT",
+    "split_moves": f"{KEYS}, media_id VARCHAR, label VARCHAR, group_id VARCHAR, previous_subset VARCHAR, "
+    "subset VARCHAR, reason VARCHAR",
+    "catalogue": f"{KEYS}, {CATALOGUE}",
+    "catalogue_differences": f"{KEYS}, media_id VARCHAR, url VARCHAR, label VARCHAR, change VARCHAR, reason VARCHAR, "
+    "detail VARCHAR",
     "models": f"{KEYS}, model VARCHAR, run_id VARCHAR, bundle VARCHAR, version VARCHAR, split_version VARCHAR, "
     "lake_version BIGINT, epochs INTEGER, seconds DOUBLE, trained_at TIMESTAMPTZ, history VARCHAR",
     "predictions": f"{KEYS}, model VARCHAR, media_id VARCHAR, subset VARCHAR, group_id VARCHAR, label VARCHAR, "
@@ -63,7 +98,17 @@ TABLES = {
     "quarantine": f"{KEYS}, stage VARCHAR, row_ref VARCHAR, reason VARCHAR, detail VARCHAR",
 }
 PARTITION_KEYS = ("dataset", "snapshot")
-PARTITIONED = ("occurrences", "verbatim", "media_urls", "snapshot_changes", "balanced_samples", "splits", "predictions")
+PARTITIONED = (
+    "occurrences",
+    "verbatim",
+    "media_urls",
+    "snapshot_changes",
+    "balanced_samples",
+    "predicted_catalogue",
+    "splits",
+    "catalogue",
+    "predictions",
+)
 
 Rows = pl.DataFrame | Path
 """Rows to write: a frame, or a Parquet file staged outside the commit lock."""
@@ -83,19 +128,31 @@ class Outcome:
     """What a step made: its rows, what it refused, and the account that the reconciliation check proves.
 
     `rows_in = rows_out + rows_refused + rows_left`, where `rows_left` were sound but not asked for (over a quota).
+    `refused` has the columns of `refusals`; a staged file, where there may be millions.
     """
 
     rows: Mapping[str, Rows]
     rows_in: int
     rows_out: int
     rows_left: int = 0
-    refused: pl.DataFrame = field(default_factory=lambda: refusals([]))
+    refused: Rows = field(default_factory=lambda: refusals([]))
     seconds: float = 0.0
+
+    def refuse(self, rows: pl.DataFrame) -> None:
+        """Add rows to those refused, which must be a frame."""
+        if isinstance(self.refused, Path):
+            raise TypeError("the refused rows are staged; nothing can be added to them")
+        self.refused = self.refused.vstack(rows)
 
 
 def refusals(rows: list[tuple[str | None, str, str]]) -> pl.DataFrame:
     """Quarantine rows (row_ref, reason, detail) as a frame."""
     return pl.DataFrame(rows, schema={"row_ref": pl.String, "reason": pl.String, "detail": pl.String}, orient="row")
+
+
+def row_count(rows: Rows) -> int:
+    """How many rows there are to write."""
+    return pq.read_metadata(rows).num_rows if isinstance(rows, Path) else len(rows)
 
 
 def initialise(lake: Lake) -> None:
@@ -156,7 +213,7 @@ def _replace(
     where = " AND ".join(f"{key} = ?" for key in keys)
     con.execute(f"DELETE FROM lake.{table} WHERE {where}", list(keys.values()))
     whole_partition = table in PARTITIONED and tuple(keys) == PARTITION_KEYS
-    if folder and whole_partition and isinstance(rows, Path) and pq.read_metadata(rows).num_rows:
+    if folder and whole_partition and isinstance(rows, Path) and row_count(rows):
         return _adopt(con, folder, table, keys, rows)
     constants = ", ".join(f"? AS {key}" for key in keys)
     con.execute(f"INSERT INTO lake.{table} BY NAME SELECT {constants}, * FROM {source}", list(keys.values()))
@@ -190,7 +247,7 @@ def write_stage(
         keys: further key columns with their values (`{"model": …}`), beside dataset and snapshot.
     """
     own = {"dataset": stage.dataset, "snapshot": stage.snapshot}
-    refused = len(outcome.refused)
+    refused = row_count(outcome.refused)
     account = pl.DataFrame(
         {
             "version": [version],
@@ -236,6 +293,16 @@ def add_images(lake: Lake, rows: list[dict[str, object]], *, run_id: str) -> Non
             "WHERE images.url_id = incoming.url_id AND images.transform = incoming.transform"
         )
         con.execute("INSERT INTO lake.images BY NAME SELECT * FROM incoming")
+
+
+def add_hashes(lake: Lake, rows: pl.DataFrame, *, run_id: str) -> None:
+    """Record the hashes of stored pictures; what another run has recorded meanwhile stays."""
+    with lake.transaction(run_id, f"image_hashes: {len(rows)} rows") as con:
+        con.register("incoming", rows.to_arrow())
+        con.execute(
+            "INSERT INTO lake.image_hashes BY NAME SELECT * FROM incoming "
+            "ANTI JOIN lake.image_hashes AS known USING (sha256, version)"
+        )
 
 
 def put_snapshot(lake: Lake, dataset: str, snapshot: str, row: Mapping[str, object], *, author: str) -> None:

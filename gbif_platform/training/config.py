@@ -24,6 +24,9 @@ class ModelSpec(BaseModel):
         description="Start weights: false = random; true = timm's, from the Hugging Face hub or its local cache; "
         "a path = a local weights file (.safetensors or .pth) of the same backbone.",
     )
+    train_on: str = Field(
+        default="train", description="train, or a nested subset of it, e.g. train_small (split.subsets)."
+    )
     epochs: int = Field(default=20, ge=1, description="Passes over the training pictures.")
     batch_size: int = Field(default=32, ge=1, description="Pictures per optimiser step.")
     image_size: int | None = Field(
