@@ -5,10 +5,11 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from gbif_platform.curation import changes
-from gbif_platform.curation.sampling import label_column, licence_counted
+from gbif_platform.curation import changes, taxonomy
+from gbif_platform.curation.filters import licence_counted
 from gbif_platform.dataset import Dataset
 from gbif_platform.gbif.terms import snake_case
+from gbif_platform.part import stated
 from gbif_platform.platform import Platform
 from gbif_platform.plots import bars
 from gbif_platform.settings import fingerprint
@@ -110,14 +111,15 @@ def _compare(run: Run, previous: str) -> bool:
         changes.VERSION,
         before.version_of("media_urls"),
         run.version_of("media_urls"),
+        taxonomy.VERSION,
         snake_case(spec.label),
+        stated(spec.taxonomy),
         (spec.filters.licences, spec.filters.licence_fallback),
     )
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
-        label = label_column(con, run.rows(con, "occurrences"), spec.label)
         found = changes.compare_snapshots(
-            con, _media(before, con, label), _media(run, con, label), work, licences=spec.filters.licences
+            con, _media(before, con), _media(run, con), work, licences=spec.filters.licences
         )
         # counted on either side: the account holds only where both agree on how many media they share
         return Outcome(
@@ -130,17 +132,14 @@ def _compare(run: Run, previous: str) -> bool:
     return run.compute(_stage(previous), version, make, keys={"previous": previous})
 
 
-def _media(run: Run, con: duckdb.DuckDBPyConnection, label: str) -> duckdb.DuckDBPyRelation:
+def _media(run: Run, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
     """A snapshot's media as `compare_snapshots` takes them; label and licence are those that the samples go by."""
     licence = licence_counted(run.dataset.filters)
     media = run.rows(con, "media_urls", f"media_id, url_id, url, gbif_id, {licence} AS license")  # noqa: F841  read by name
-    occurrences = run.rows(con, "occurrences", f'gbif_id, dataset_key, "{label}"::VARCHAR AS label')  # noqa: F841
-    return con.sql("""
-        SELECT media.*, dataset_key,
-               -- trim() costs as much as the join, so it is left to the few that need it
-               nullif(CASE WHEN starts_with(label, ' ') OR ends_with(label, ' ') THEN trim(label) ELSE label END, '')
-                 AS label
-        FROM media LEFT JOIN occurrences USING (gbif_id)""")
+    rows = run.rows(con, "occurrences")
+    label = taxonomy.labelling(con, rows, run.dataset.label, run.dataset.taxonomy).sql
+    occurrences = con.sql(f"SELECT gbif_id, dataset_key, {label} AS label FROM rows o")  # noqa: F841
+    return con.sql("SELECT media.*, dataset_key, label FROM media LEFT JOIN occurrences USING (gbif_id)")
 
 
 def _counts(run: Run, previous: str) -> dict[str, int]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from gbif_platform.dataset import Dataset, Filters, Source, parse_dataset
+from gbif_platform.curation.spec import Filters
+from gbif_platform.dataset import Dataset, Source, parse_dataset
 from gbif_platform.platform import Platform
 from gbif_platform.sandbox import Sandbox, SandboxDataset
 from gbif_platform.settings import Settings
