@@ -4,8 +4,11 @@ Which of its media a dataset takes is the policy `filters.duplicates`; where the
 its media are listed with what became of them.
 """
 
+from pathlib import Path
+
 import duckdb
-import polars as pl
+
+from gbif_platform.curation.candidates import Candidates, parquet, stage
 
 # Whether a medium stays, given `first` (the lowest sample key of the picture, labelled ones before others) and
 # `conflict` (two labels at least; a medium without a label contradicts none).
@@ -15,58 +18,80 @@ KEPT = {
     "drop_all": "false",
     "keep_all": "true",
 }
+DECIDED_AT_ONCE = 500_000
 
 
-def settle_repeated_urls(con: duckdb.DuckDBPyConnection, policy: str) -> None:
-    """Decide on the media that share a URL with another one, by bulk SQL over temporary tables.
+def repeated_urls(
+    con: duckdb.DuckDBPyConnection, candidates: Candidates, media: duckdb.DuckDBPyRelation, policy: str, work: Path
+) -> list[Path]:
+    """Decide on the media that share a URL with another one, of those that pass the filters.
 
     The order is that of the sample keys, so that the choice depends neither on the order of rows nor on the seed, and a
     growing dataset changes it only where a smaller key joins.
 
     Args:
-        con: has the table `candidates` with `media_id`, `url_id`, `label`, `sample_key`, and `reason`, `detail`, which
-            are null for what passes the filters and are set here: label_conflict, duplicate_url.
         policy: one of KEPT.
 
-    Makes the table `repeated`: media_id, url_id, label, conflict, kept.
+    Returns:
+        Parquet files with `media_id`, `url_id`, `url`, `gbif_id`, `label`, `conflict`, `kept`, `reason`
+        (label_conflict or duplicate_url) and the candidate's `sample_key`, `mark`.
     """
-    # 64 bits of the url id leave out nearly all; in a query of its own, so that the rest is not held in memory
-    suspects = con.sql("""
-        SELECT hash(url_id) AS bits FROM candidates WHERE reason IS NULL GROUP BY bits HAVING count(*) > 1""").pl()  # noqa: F841
-    con.execute(f"""
-        CREATE OR REPLACE TEMP TABLE repeated AS
-        WITH shared AS MATERIALIZED (
-            SELECT media_id, url_id, label, sample_key
-            FROM candidates SEMI JOIN suspects ON hash(url_id) = bits WHERE reason IS NULL),
-        pictures AS (
-            SELECT url_id, arg_min(media_id, (label IS NULL, sample_key, media_id)) AS first,
-                   min(label) IS DISTINCT FROM max(label) AS conflict
-            FROM shared GROUP BY url_id HAVING count(*) > 1)
-        SELECT media_id, url_id, label, conflict, {KEPT[policy]} AS kept FROM shared JOIN pictures USING (url_id)""")
-    con.execute(
-        """
-        UPDATE candidates SET
-            reason = CASE WHEN dropped.conflict AND ? THEN 'label_conflict' ELSE 'duplicate_url' END,
-            detail = 'url_id ' || dropped.url_id
-        FROM (FROM repeated WHERE NOT kept) dropped WHERE candidates.media_id = dropped.media_id""",
-        [policy == "keep_if_labels_agree"],
+    # by numbers and in a query of its own: what exceeds the memory for 100 million of them is written out
+    suspects = con.sql(f"""
+        SELECT url_bits FROM {parquet(candidates.file)} WHERE failed = 0
+        GROUP BY url_bits HAVING count(*) > 1""").to_arrow_table()  # noqa: F841  read by name
+    cells = candidates.cells  # noqa: F841  read by name
+    shared = stage(
+        con.sql(f"""SELECT sample_key, mark, url_bits, cell FROM {parquet(candidates.file)}
+            SEMI JOIN suspects USING (url_bits) WHERE failed = 0"""),
+        work / "shared.parquet",
+    )
+    named = stage(
+        con.sql(f"""SELECT m.media_id, m.url_id, m.url, m.gbif_id, label, m.sample_key, mark, url_bits
+            FROM media m JOIN {parquet(shared)} s ON m.sample_key = s.sample_key AND hash(m.media_id) = mark
+            JOIN cells USING (cell)"""),
+        work / "named.parquet",
+    )
+    rows = con.read_parquet(str(named)).count("*").fetchone() or (0,)
+    parts = max(1, -(-rows[0] // DECIDED_AT_ONCE))
+    files = [
+        _decided(con, named, policy, f"url_bits % {parts} = {part}", work / f"repeated-{part}.parquet")
+        for part in range(parts)
+    ]
+    shared.unlink()
+    named.unlink()
+    return files
+
+
+def _decided(con: duckdb.DuckDBPyConnection, named: Path, policy: str, part: str, file: Path) -> Path:
+    reason = "CASE WHEN conflict THEN 'label_conflict' ELSE 'duplicate_url' END"
+    return stage(
+        con.sql(f"""WITH media AS (SELECT * FROM {parquet(named)} WHERE {part}),
+                 pictures AS (
+                     SELECT url_id, arg_min(media_id, (label IS NULL, sample_key, media_id)) AS first,
+                            min(label) IS DISTINCT FROM max(label) AS conflict
+                     FROM media GROUP BY url_id HAVING count(*) > 1)
+            SELECT media_id, url_id, url, gbif_id, label, sample_key, mark, conflict, {KEPT[policy]} AS kept,
+                   {reason if policy == "keep_if_labels_agree" else "'duplicate_url'"} AS reason
+            FROM media JOIN pictures USING (url_id)"""),
+        file,
     )
 
 
 def label_conflicts(
-    con: duckdb.DuckDBPyConnection, media: duckdb.DuckDBPyRelation, occurrences: duckdb.DuckDBPyRelation
-) -> pl.DataFrame:
+    con: duckdb.DuckDBPyConnection, repeated: list[Path], occurrences: duckdb.DuckDBPyRelation, file: Path
+) -> Path:
     """Rows of table `label_conflicts`: the media of every picture whose labels differ, and the decision on each.
 
     Args:
-        con: has the table `repeated`.
-        media: `media_id`, `url`, `gbif_id`.
+        repeated: the files of `repeated_urls`.
         occurrences: `gbif_id`, `dataset_key`.
     """
-    return con.sql("""
-        SELECT r.url_id, url, media_id, gbif_id, dataset_key, label,
-               CASE WHEN kept THEN 'kept' ELSE 'left out' END AS decision
-        FROM (FROM repeated WHERE conflict) r
-        JOIN (SELECT media_id, url, gbif_id FROM media) USING (media_id)
-        JOIN (SELECT gbif_id, dataset_key FROM occurrences) USING (gbif_id)
-        ORDER BY r.url_id, media_id""").pl()
+    return stage(
+        con.sql(f"""SELECT r.url_id, r.url, r.media_id, gbif_id, dataset_key, r.label,
+                   CASE WHEN r.kept THEN 'kept' ELSE 'left out' END AS decision
+            FROM (SELECT gbif_id, dataset_key FROM occurrences)
+            JOIN (SELECT * FROM {parquet(repeated)} WHERE conflict) r USING (gbif_id)
+            ORDER BY r.url_id, r.media_id"""),
+        file,
+    )

@@ -1,73 +1,43 @@
 """Balanced samples: exact, seeded, the same on any machine, and stable while the data grow."""
 
-import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import duckdb
 import polars as pl
 
-from gbif_platform.curation.duplicates import label_conflicts, settle_repeated_urls
-from gbif_platform.dataset import Filters, Sampling
+from gbif_platform.curation.candidates import Candidates, failing_media, judged, parquet, stage, stratum_sql
+from gbif_platform.curation.duplicates import label_conflicts, repeated_urls
+from gbif_platform.curation.filters import Condition, conditions, licence_counted, literal, term_column
+from gbif_platform.curation.funnel import filter_funnel
+from gbif_platform.curation.preferences import preference
+from gbif_platform.curation.selection import chosen, first_of_occurrences
+from gbif_platform.curation.spec import Filters, Sampling, Taxonomy
+from gbif_platform.curation.strata import sample_report
+from gbif_platform.curation.taxonomy import label_column, labelling
 from gbif_platform.errors import PlatformError
-from gbif_platform.gbif.licences import allowed
 from gbif_platform.gbif.terms import snake_case
-from gbif_platform.storage.tables import Outcome
+from gbif_platform.storage.tables import Outcome, row_count
 
-VERSION = "3"
-BOOKKEEPING = ("dataset", "snapshot", "row_ref")
-"""Columns of the lake that are no terms."""
-NO_LABEL = "(no label)"
-"""Stratum of media without a label: policy `all` takes them, so that another label needs no fetching; no split does."""
+VERSION = "4"
+MEMORY = "450MB"
+"""What DuckDB may hold; with Python, its libraries and the rows of a Parquet file in flight 100 million media need
+less than 1 GB."""
+THREADS = 4  # each needs buffers of its own
+STEPS = ("labels and filters", "repeated URLs", "strata and quotas", "choosing", "writing")
 
-
-def draw_order(sample_key: str, seed: int) -> str:
-    """SQL for the place of a medium in the draw: its UBIGINT sample key, permuted by a seed.
-
-    A Feistel network of three rounds over 32-bit halves: a bijection of plain integer operations, so that it costs next
-    to nothing, and the same on any machine and version (DuckDB's own `hash()` is not promised to be).
-    """
-    digest = hashlib.sha256(str(seed).encode()).digest()
-    keys = [int.from_bytes(digest[4 * n : 4 * n + 4], "big") | 1 for n in range(3)]
-    first = f"({sample_key} & 4294967295)"
-    second = _feistel(f"({sample_key} >> 32)", first, keys[0])
-    third = _feistel(first, second, keys[1])
-    return f"({_feistel(second, third, keys[2])} << 32 | {third})"
-
-
-def _feistel(left: str, right: str, key: int) -> str:
-    return f"xor({left}, ({right} * {key}::UBIGINT >> 16) & 4294967295)"
+Progress = Callable[[int, int | None, str], None]
 
 
 class NothingToSample(PlatformError):
     """No medium is left after label and filters."""
 
 
-class UnknownLabel(PlatformError):
-    """The label is no column of the occurrences, or an empty one."""
-
-
-def label_column(con: duckdb.DuckDBPyConnection, occurrences: duckdb.DuckDBPyRelation, label: str) -> str:
-    """The column of a GBIF or Darwin Core term.
-
-    Raises:
-        UnknownLabel: no such column, or nothing in it; the message lists the columns that could serve.
-    """
-    column = snake_case(label)
-    if column in occurrences.columns and column not in BOOKKEEPING:
-        counts = con.sql(f'SELECT count("{column}") FROM occurrences').fetchone()
-        if counts and counts[0]:
-            return column
-    texts = [
-        name
-        for name, kind in zip(occurrences.columns, occurrences.types, strict=True)
-        if str(kind) == "VARCHAR" and name not in BOOKKEEPING
-    ]
-    columns = ", ".join(f'count("{name}")' for name in texts)
-    counts = con.sql(f"SELECT {columns} FROM occurrences").fetchone() or ()
-    filled = [name for name, count in zip(texts, counts, strict=True) if count]
-    raise UnknownLabel(
-        f"label {label!r} is no column with values; there are: {', '.join(filled)}",
-        "correct label: in the dataset file",
-    )
+def limit_memory(con: duckdb.DuckDBPyConnection, work: Path) -> None:
+    """Let a connection of one's own write to `work` what exceeds MEMORY; the settings are those of its process."""
+    con.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {literal(str(work / 'spilled'))}")
+    con.execute(f"SET preserve_insertion_order = false; SET threads = {min(THREADS, os.cpu_count() or 1)}")
 
 
 def balanced_sample(
@@ -78,119 +48,192 @@ def balanced_sample(
     label: str,
     filters: Filters,
     sampling: Sampling,
+    taxonomy: Taxonomy,
+    work: Path,
+    asked: Mapping[str, Sequence[str]] | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Choose the media of a dataset.
 
-    The members of a label are the first `per_label` by a seeded hash of the medium's identity. So a larger quota is a
-    superset of a smaller one, and new data displace only what they outrank.
+    The members of a label (or stratum) are the first of it by preference and a seeded hash of the medium's identity. So
+    a larger quota is a superset of a smaller one, and new data displace only what they outrank.
 
     Args:
-        con: any DuckDB connection.
+        con: any DuckDB connection; under `limit_memory`, 100 million media need less than 1 GB.
         media: `media_id`, `url_id`, `url`, `gbif_id`, `license`, `sample_key`; `license_text` and
             `occurrence_license` where the occurrence's licence may stand in.
-        occurrences: `gbif_id`, `dataset_key`, the label's column, `basis_of_record` where the filter asks for it.
+        occurrences: `gbif_id`, `dataset_key`, the label's column, and the terms that filters and sampling ask for.
+        work: folder for the staged rows.
+        asked: values that the dataset's question names, by column of the terms that make the strata: those that the
+            snapshot lacks are rows of the report.
+        progress: called as (step, steps, what).
 
     Returns:
-        `balanced_samples` rows, `sample_report` (one row a label, also for those left out) and `label_conflicts`;
-        refused: no_label, licence_not_allowed, basis_of_record_not_allowed, label_conflict, duplicate_url.
+        `balanced_samples` and `label_conflicts` as Parquet files, `sample_report` (one row a stratum, also for those
+        left out) and `sample_funnel`; refused: the conditions of filters and taxonomy, no_label, label_conflict,
+        duplicate_url.
 
     Raises:
-        UnknownLabel, NothingToSample
+        UnknownLabel, UnknownTerm, NothingToSample
+        PlatformError: a setting asks for what the occurrences do not have, or quotas that cannot be met.
     """
+    say = progress or _silent
+    say(0, len(STEPS), STEPS[0])
+    candidates = _candidates(con, media, occurrences, label, filters, sampling, taxonomy, work)
+    say(1, len(STEPS), STEPS[1])
+    repeated = repeated_urls(con, candidates, media, filters.duplicates, work)
+    funnel = filter_funnel(con, candidates, repeated, filters.duplicates)
+    say(2, len(STEPS), STEPS[2])
+    passing = _passing(con, candidates, repeated, sampling, work)
+    levels = con.sql(f"SELECT cell, level, count(*) AS media FROM {passing} GROUP BY ALL").pl()
+    available = int(levels["media"].sum())
+    left_over = funnel.left  # sound, whether asked for or not
+    if sampling.media_per_occurrence:
+        funnel.add("media_per_occurrence", funnel.left - available)
     column = label_column(con, occurrences, label)
-    licence = licence_counted(filters, "m")
-    licences = [row[0] for row in con.sql(f"SELECT DISTINCT {licence} FROM media m").fetchall()]
-    good = [spdx for spdx in licences if allowed(spdx, filters.licences)]
-    basis = _basis_condition(occurrences, filters)
-    con.execute(
-        f"""
-        CREATE OR REPLACE TEMP TABLE candidates AS
-        SELECT media_id, url_id, nullif(trim(o."{column}"::VARCHAR), '') AS label,
-               coalesce(label, '{NO_LABEL}') AS stratum,
-               sample_key, {draw_order("sample_key", sampling.seed)} AS draw,
-               CASE WHEN label IS NULL AND {sampling.policy == "balanced"} THEN 'no_label'
-                    WHEN NOT list_contains(?, {licence}) THEN 'licence_not_allowed'
-                    WHEN NOT ({basis}) THEN 'basis_of_record_not_allowed' END AS reason,
-               CASE reason WHEN 'no_label' THEN 'no {column}'
-                           WHEN 'licence_not_allowed' THEN {licence} ELSE '' END AS detail
-        FROM media m JOIN occurrences o USING (gbif_id)""",
-        [good, *([filters.basis_of_record] if filters.basis_of_record is not None else [])],
+    report = sample_report(
+        con, candidates, levels, sampling, _asked(occurrences, column, sampling, asked or {}), column
     )
-    settle_repeated_urls(con, filters.duplicates)
-    report = _report(con, sampling)
-    refused = con.sql("SELECT media_id AS row_ref, reason, detail FROM candidates WHERE reason IS NOT NULL").pl()
+    refused = _refused(con, media, candidates, repeated, work / "refused.parquet")
     if report["taken"].sum() == 0:
-        raise _nothing(refused, report, sampling)
-    sample = con.sql("""
-        SELECT media_id, url_id, label, stratum FROM candidates JOIN report USING (stratum)
-        WHERE candidates.reason IS NULL AND taken > 0
-        QUALIFY row_number() OVER (PARTITION BY stratum ORDER BY draw, media_id) <= taken
-        ORDER BY media_id""").pl()
-    total = con.sql("SELECT count(*) FROM candidates").fetchone() or (0,)
+        raise _nothing(con, refused, available, sampling)
+    too_few = report.filter((pl.col("taken") == 0) & pl.col("reason").str.starts_with("fewer than"))
+    funnel.add("labels_left_out", int(too_few["available"].sum()))
+    say(3, len(STEPS), STEPS[3])
+    quotas = report.filter(pl.col("taken") > 0).select("cell", "taken")
+    selected = chosen(con, passing, levels, quotas, sampling.seed, work / "chosen.parquet")
+    say(4, len(STEPS), STEPS[4])
+    sample = _named(con, selected, media, candidates, quotas, work / "balanced_samples.parquet")
+    funnel.add("over_the_quota", funnel.left - row_count(sample))
+    conflicts = label_conflicts(con, repeated, occurrences, work / "label_conflicts.parquet")
+    say(5, len(STEPS), STEPS[4])
     return Outcome(
         {
             "balanced_samples": sample,
-            "sample_report": report,
-            "label_conflicts": label_conflicts(con, media, occurrences),
+            "sample_report": report.drop("cell"),
+            "sample_funnel": funnel.rows(),
+            "label_conflicts": conflicts,
         },
-        rows_in=total[0],
-        rows_out=len(sample),
-        rows_left=int(report["available"].sum()) - len(sample),
+        rows_in=candidates.rows,
+        rows_out=row_count(sample),
+        rows_left=left_over - row_count(sample),
         refused=refused,
     )
 
 
-def licence_counted(filters: Filters, table: str = "media_urls") -> str:
-    """SQL for the licence that a medium of `table` counts as being under."""
-    if filters.licence_fallback == "none":
-        return f"{table}.license"
-    silent = f"trim(coalesce({table}.license_text, '')) = ''"
-    return f"CASE WHEN {silent} THEN {table}.occurrence_license ELSE {table}.license END"
+def _silent(done: int, total: int | None, note: str) -> None:
+    """Progress that nobody asked for."""
 
 
-def _basis_condition(occurrences: duckdb.DuckDBPyRelation, filters: Filters) -> str:
-    if filters.basis_of_record is None:
-        return "true"
-    if "basis_of_record" not in occurrences.columns:
-        raise PlatformError("filters.basis_of_record: the occurrences have no basisOfRecord", "remove the filter")
-    return "coalesce(list_contains(?, o.basis_of_record), false)"
-
-
-def _report(con: duckdb.DuckDBPyConnection, sampling: Sampling) -> pl.DataFrame:
-    """Available, wanted and taken for each label, and why they differ."""
-    available = con.sql("""
-        SELECT stratum, count(*) FILTER (reason IS NULL) AS available FROM candidates
-        WHERE reason IS NULL OR label IS NOT NULL GROUP BY stratum ORDER BY stratum""").pl()
-    unlabelled = pl.col("stratum") == NO_LABEL
-    kept = (pl.col("available") >= sampling.min_per_label) | unlabelled
-    quota: int | None = None
-    if sampling.policy == "balanced":
-        smallest = available.filter(kept)["available"].min()
-        quota = sampling.per_label or (int(str(smallest)) if smallest is not None else 0)
-    wanted = pl.col("available") if quota is None else pl.lit(quota, dtype=pl.Int64)
-    return available.select(
-        "stratum",
-        "available",
-        wanted.alias("wanted"),
-        pl.when(kept).then(pl.min_horizontal("available", wanted)).otherwise(0).alias("taken"),
-        pl.when(pl.col("available") == 0)
-        .then(pl.lit("none passes the filters"))
-        .when(~kept)
-        .then(pl.lit(f"fewer than min_per_label = {sampling.min_per_label}"))
-        .when(unlabelled)
-        .then(pl.lit("fetched, but in no subset"))
-        .when(pl.col("available") < wanted)
-        .then(pl.lit("all there are"))
-        .otherwise(pl.lit("as wanted"))
-        .alias("reason"),
+def _candidates(
+    con: duckdb.DuckDBPyConnection,
+    media: duckdb.DuckDBPyRelation,
+    occurrences: duckdb.DuckDBPyRelation,
+    label: str,
+    filters: Filters,
+    sampling: Sampling,
+    taxonomy: Taxonomy,
+    work: Path,
+) -> Candidates:
+    """The media judged by everything that the dataset file says about a medium by itself."""
+    labelled = labelling(con, occurrences, label, taxonomy)
+    columns = _columns(occurrences)
+    column = label_column(con, occurrences, label)
+    found = con.sql(f"SELECT DISTINCT {licence_counted(filters, 'm')} FROM media m").fetchall()
+    licences = sorted((row[0] for row in found), key=str)
+    rules = conditions(columns, filters, licences) + labelled.conditions
+    if sampling.policy != "all":
+        rules.append(Condition("no_label", f"({labelled.sql}) IS NULL", literal(f"no {column}")))
+    return judged(
+        con,
+        media,
+        occurrences,
+        label=labelled.sql,
+        stratum=stratum_sql(columns, sampling.split_streams_by, labelled.sql, column),
+        conditions=rules,
+        preference=preference(columns, sampling.prefer, filters, licences),
+        numbered=sampling.media_per_occurrence is not None,
+        work=work,
     )
 
 
-def _nothing(refused: pl.DataFrame, report: pl.DataFrame, sampling: Sampling) -> NothingToSample:
-    counts = refused.group_by("reason").len().sort("len", descending=True)
-    reasons = [f"{row['len']:,} {row['reason']}" for row in counts.iter_rows(named=True)]
-    if report["available"].sum():
-        reasons.append(f"{int(report['available'].sum()):,} in labels under min_per_label = {sampling.min_per_label}")
+def _columns(relation: duckdb.DuckDBPyRelation) -> dict[str, str]:
+    return {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
+
+
+def _passing(
+    con: duckdb.DuckDBPyConnection, candidates: Candidates, repeated: list[Path], sampling: Sampling, work: Path
+) -> str:
+    """SQL for the candidates that may be chosen: no filter fails, no duplicates, and the first of each occurrence."""
+    passing = f"(SELECT * FROM {parquet(candidates.file)} WHERE failed = 0)"
+    dropped = f"(SELECT sample_key, mark FROM {parquet(repeated)} WHERE NOT kept)"
+    if con.sql(f"SELECT count(*) FROM {dropped}").fetchone() != (0,):
+        unique = f"SELECT sample_key, mark, cell, level, occurrence FROM {passing} ANTI JOIN {dropped}"
+        passing = parquet(stage(con.sql(f"{unique} USING (sample_key, mark)"), work / "unique.parquet"))
+    most = sampling.media_per_occurrence
+    if most is None:
+        return passing
+    return parquet(first_of_occurrences(con, passing, candidates.rows, most, sampling.seed, work))
+
+
+def _asked(
+    occurrences: duckdb.DuckDBPyRelation, column: str, sampling: Sampling, asked: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str] | None]:
+    """The values asked for of each column that makes the strata, None where the question names none; in their order."""
+    columns = _columns(occurrences)
+    named = {snake_case(term): values for term, values in asked.items()}
+    streams = sampling.split_streams_by or [column]
+    fields = [term_column(columns, term, "sampling.split_streams_by") for term in streams]
+    return {field: named.get(field) for field in fields}
+
+
+def _refused(
+    con: duckdb.DuckDBPyConnection,
+    media: duckdb.DuckDBPyRelation,
+    candidates: Candidates,
+    repeated: list[Path],
+    file: Path,
+) -> Path:
+    failing = failing_media(con, media, candidates)  # noqa: F841  read by name
+    return stage(
+        con.sql(f"""
+            SELECT row_ref, reason, detail FROM failing
+            UNION ALL
+            SELECT media_id, reason, 'url_id ' || url_id FROM {parquet(repeated)} WHERE NOT kept"""),
+        file,
+    )
+
+
+def _named(
+    con: duckdb.DuckDBPyConnection,
+    selected: Path,
+    media: duckdb.DuckDBPyRelation,
+    candidates: Candidates,
+    quotas: pl.DataFrame,
+    file: Path,
+) -> Path:
+    """The ids of the chosen; of those that share the 64-bit key of the last one of a quota, the first by media id."""
+    cells = candidates.cells.join(quotas, on="cell")  # noqa: F841  read by name
+    tied = row_count(selected) > quotas["taken"].sum()
+    exact = "QUALIFY row_number() OVER (PARTITION BY cell ORDER BY level, draw, m.media_id) <= taken" if tied else ""
+    return stage(
+        con.sql(f"""SELECT m.media_id, m.url_id, label, stratum
+            FROM media m JOIN {parquet(selected)} s ON m.sample_key = s.sample_key AND hash(m.media_id) = mark
+            JOIN cells USING (cell) {exact} ORDER BY m.media_id"""),
+        file,
+    )
+
+
+def _nothing(con: duckdb.DuckDBPyConnection, refused: Path, available: int, sampling: Sampling) -> NothingToSample:
+    counts = con.sql(
+        f"SELECT count(*) AS n, reason FROM {parquet(refused)} GROUP BY reason ORDER BY n DESC, reason"
+    ).fetchall()
+    reasons = [f"{media:,} {reason}" for media, reason in counts]
+    if available:
+        floors = f"min_per_label = {sampling.min_per_label}"
+        if sampling.min_per_stratum > 1:
+            floors += f" or min_per_stratum = {sampling.min_per_stratum}"
+        reasons.append(f"{available:,} in labels under {floors}")
     return NothingToSample(
         f"no medium is left to sample: {'; '.join(reasons) or 'the snapshot has no usable media'}",
         "loosen filters: (licences: any shows what there is), correct label:, or lower sampling.min_per_label",

@@ -1,6 +1,8 @@
 """One URL under several occurrences: what each policy takes, whatever the order of rows."""
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 import pytest
@@ -8,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gbif_platform.curation.sampling import NothingToSample
-from gbif_platform.dataset import Filters, Sampling
-from gbif_platform.storage.tables import Outcome
-from gbif_platform_tests.curation.test_sampling import draw, lake_rows, members
+from gbif_platform.curation.spec import Filters, Sampling
+from gbif_platform_tests.curation.test_sampling import Drawn, draw, lake_rows, members
 
 POLICIES = ("keep_if_labels_agree", "keep_first", "drop_all", "keep_all")
 
 
-def shared(pictures: list[tuple[str, str | None]], order: list[int] | None = None, **filters: str) -> Outcome:
+def shared(pictures: Sequence[tuple[str, str | None]], order: list[int] | None = None, **filters: Any) -> Drawn:
     """A sample of media (picture, label); the lower the place, the lower the sample key."""
     media, occurrences = lake_rows([label for _, label in pictures])
     media = media.with_columns(
@@ -25,11 +26,11 @@ def shared(pictures: list[tuple[str, str | None]], order: list[int] | None = Non
     return draw(media[order or list(range(len(pictures)))], occurrences, Sampling(policy="all"), Filters(**filters))
 
 
-def places(outcome: Outcome) -> list[int]:
+def places(outcome: Drawn) -> list[int]:
     return sorted(int(media_id, 16) for media_id in members(outcome))
 
 
-def refused(outcome: Outcome) -> list[tuple[int, str]]:
+def refused(outcome: Drawn) -> list[tuple[int, str]]:
     return sorted((int(media_id, 16), reason) for media_id, reason, _ in outcome.refused.iter_rows())
 
 
@@ -88,7 +89,7 @@ rows = st.lists(st.tuples(st.sampled_from("wxyz"), st.sampled_from(["a", "b", No
 rows = rows.filter(lambda pictures: any(label for _, label in pictures))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(rows, st.sampled_from(POLICIES), st.randoms(use_true_random=False))
 def test_each_picture_is_taken_as_the_policy_says_in_any_order(
     pictures: list[tuple[str, str | None]], policy: str, shuffle: random.Random
