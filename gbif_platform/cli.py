@@ -7,6 +7,7 @@ from functools import partial
 import click
 
 from gbif_platform import __version__
+from gbif_platform.commands.catalogue import catalogue
 from gbif_platform.commands.cite import cite
 from gbif_platform.commands.datasets import dataset
 from gbif_platform.commands.shared import Group, console, errors, find_dataset, initialise, tell, with_platform
@@ -155,7 +156,7 @@ def dev(platform: Platform, port: int, mlflow_port: int) -> None:
     serve(platform.settings, port, mlflow_port, console.print)
 
 
-for command in (dataset, snapshot, cite):
+for command in (dataset, snapshot, cite, catalogue):
     main.add_command(command)
 
 if __name__ == "__main__":
