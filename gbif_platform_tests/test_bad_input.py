@@ -19,7 +19,8 @@ from gbif_platform.sandbox import Sandbox, SandboxDataset
 from gbif_platform_tests.commands import Home, changed_archive, small_archive, without_multimedia
 
 BEFORE_MEDIA = {"occurrences"}
-BEFORE_SAMPLES = {"occurrences", "media_urls"}
+BEFORE_TAXA = {"occurrences", "media_urls"}
+BEFORE_SAMPLES = BEFORE_TAXA | {"taxa"}
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +140,10 @@ def test_no_usable_row(home: Home, archive: Path) -> None:
 def test_an_unknown_label(home: Home, archive: Path) -> None:
     home.dataset("mislabelled", archive, label="speceis")
     cause, next_step = run_refused(home, "mislabelled")
-    assert cause.startswith("balanced_samples: label 'speceis' is no column with values; there are: ")
+    assert cause.startswith("taxa: label 'speceis' is no column with values; there are: ")
     assert {"species", "genus", "family", "species_key"} <= set(cause.rpartition(": ")[2].split(", "))
     assert "label" in next_step
-    assert left_by(home, "mislabelled") == BEFORE_SAMPLES
+    assert left_by(home, "mislabelled") == BEFORE_TAXA
 
     home.dataset("mislabelled", archive, label="genus")
     assert home("run", "mislabelled", "--select", "balanced_samples").exit_code == 0, "the correction is enough"
@@ -292,7 +293,14 @@ def test_a_full_disk_costs_a_second_run_and_nothing_else(disk: Path, monkeypatch
             left_by(home, "insects")
         again = home("run", "insects")
         assert again.exit_code == 0, again.output
-    assert left_by(home, "insects") == BEFORE_SAMPLES | {"balanced_samples", "downloaded_images", "splits"}
+    assert left_by(home, "insects") == BEFORE_SAMPLES | {
+        "balanced_samples",
+        "predicted_catalogue",
+        "downloaded_images",
+        "duplicate_images",
+        "splits",
+        "catalogue",
+    }
     assert "running:" not in home("status").stdout
 
 

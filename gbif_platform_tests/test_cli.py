@@ -23,7 +23,17 @@ from gbif_platform.sandbox import Sandbox, SandboxDataset
 from gbif_platform_tests.commands import DATASET, Home, small_archive
 
 SIZE = 60
-STAGES = ["occurrences", "media_urls", "balanced_samples", "downloaded_images", "splits"]
+STAGES = [
+    "occurrences",
+    "media_urls",
+    "taxa",
+    "balanced_samples",
+    "predicted_catalogue",
+    "downloaded_images",
+    "duplicate_images",
+    "splits",
+    "catalogue",
+]
 TWO_MODELS = "  models: {small: {backbone: resnet10t}, large: {backbone: resnet18}}\n"
 
 
@@ -200,13 +210,13 @@ def test_a_models_stages_are_selected_with_or_without_its_name(world: World) -> 
 
     assert chosen(world.doi, "trained_model") == ["small/trained_model", "large/trained_model"]
     assert chosen(world.doi, "small/evaluation_metrics") == ["small/trained_model", "small/evaluation_metrics"]
-    assert chosen("another", "large/trained_model") == [*STAGES, "large/trained_model"]
-    assert len(chosen(world.doi)) == 10
+    assert chosen("another", "large/trained_model") == [*STAGES[:-1], "large/trained_model"]
+    assert len(chosen(world.doi)) == 14
     with pytest.raises(PlatformError, match="no asset 'medium/trained_model'"):
         chosen(world.doi, "medium/trained_model")
 
 
-def test_a_run_without_models_ends_with_splits_and_a_summary(world: World) -> None:
+def test_a_run_without_models_ends_with_the_catalogue_and_a_summary(world: World) -> None:
     assert world.first.exit_code == 0, world.first.output
     assert world.first.stderr == ""
     assert list(world.home.stages()) == [("insects", stage) for stage in STAGES]

@@ -14,17 +14,22 @@ from gbif_platform.orchestration.metadata import check_result, metadata
 from gbif_platform.platform import Platform
 from gbif_platform.steps import (
     balanced_samples,
+    catalogue,
     downloaded_images,
+    duplicate_images,
     evaluation_metrics,
     media_urls,
     occurrences,
+    predicted_catalogue,
     snapshot_changes,
     splits,
+    taxa,
     trained_model,
 )
 from gbif_platform.steps.run import Report, Run
 
 CODE_VERSION = "1"
+TAXON_CHECKS = ("ranks_present", "one_lineage_per_name", "names_tidy", "no_synonyms_left", "one_rank")
 NEXT_STEP = "next step"
 
 REACTS = (
@@ -82,13 +87,31 @@ SHELLS = (
         ("media_urls", "occurrences"),
     ),
     Shell(
+        "taxa",
+        taxa.taxa,
+        "Every taxon that occurrences with pictures are identified as: its accepted name, its lineage, and the label "
+        "that it gives, or why none.",
+        {"duckdb", "parquet"},
+        ("rows_reconcile", "media_reconcile", "labels_present"),
+        ("occurrences", "media_urls"),
+    ),
+    Shell(
         "balanced_samples",
         balanced_samples.balanced_samples,
-        "The media that the dataset takes: filters, then an exact, seeded quota for each label. `sample_report` says "
-        "what was available, wanted and taken.",
+        "The media that the dataset takes: filters, then an exact, seeded quota for each stratum. `sample_report` says "
+        "what was available, wanted and taken, `sample_funnel` what each filter lost.",
         {"duckdb", "parquet"},
         ("rows_reconcile", "quotas_exact"),
-        ("media_urls", "occurrences"),
+        ("media_urls", "occurrences", "taxa"),
+    ),
+    Shell(
+        "predicted_catalogue",
+        predicted_catalogue.predicted_catalogue,
+        "What the dataset would be if every picture arrived: source, taxonomy, licence, captions and the subset to "
+        "expect, with the taxon checks before anything is fetched.",
+        {"duckdb", "parquet"},
+        ("rows_reconcile", *TAXON_CHECKS),
+        ("balanced_samples", "taxa", "media_urls", "occurrences"),
     ),
     Shell(
         "downloaded_images",
@@ -97,8 +120,17 @@ SHELLS = (
         "reason and a retry date.",
         {"python", "webdataset"},
         ("rows_reconcile", "shards_sound", "most_arrived"),
-        ("balanced_samples",),
+        ("balanced_samples", "predicted_catalogue"),
         "fetch",
+    ),
+    Shell(
+        "duplicate_images",
+        duplicate_images.duplicate_images,
+        "Pictures that are the same, by their bytes, their pixels, or nearly so by perceptual hash; with the labels "
+        "that contradict each other, and the pairs to look at.",
+        {"python", "duckdb"},
+        ("rows_reconcile", "labels_agree"),
+        ("downloaded_images",),
     ),
     Shell(
         "splits",
@@ -106,8 +138,17 @@ SHELLS = (
         "Which subset each picture is in, by a seeded hash of its group: no group is torn apart, no picture changes "
         "sides while data grow.",
         {"duckdb", "parquet"},
-        ("rows_reconcile", "no_leakage", "no_empty_subset"),
-        ("downloaded_images",),
+        ("rows_reconcile", "no_leakage", "holdouts_pure", "no_empty_subset", "groups_small"),
+        ("downloaded_images", "duplicate_images"),
+    ),
+    Shell(
+        "catalogue",
+        catalogue.catalogue,
+        "What the dataset is: one row for each picture with source, taxonomy, licence, subset and captions, as table, "
+        "Parquet and CSV; and each difference to the predicted catalogue with its reason.",
+        {"duckdb", "parquet", "csv"},
+        ("rows_reconcile", "differences_explained", *TAXON_CHECKS),
+        ("predicted_catalogue", "splits"),
     ),
 )
 

@@ -16,7 +16,18 @@ type: gbif_platform.components.ImageDataset
 attributes: {name: frogs, source: {archive: frogs.zip}, label: species}
 """
 KEY = "frogs-1"
-STAGES = ("occurrences", "media_urls", "snapshot_changes", "balanced_samples", "downloaded_images", "splits")
+STAGES = (
+    "occurrences",
+    "media_urls",
+    "snapshot_changes",
+    "taxa",
+    "balanced_samples",
+    "predicted_catalogue",
+    "downloaded_images",
+    "duplicate_images",
+    "splits",
+    "catalogue",
+)
 
 
 class Graph:
@@ -79,8 +90,8 @@ def test_a_run_that_makes_everything_is_not_followed_by_another(graph: Graph) ->
 
 
 def test_nothing_goes_past_a_stage_that_refused_its_data(graph: Graph) -> None:
-    graph.run("occurrences", "media_urls", fails="balanced_samples")
+    graph.run("occurrences", "media_urls", "taxa", fails="balanced_samples")
     assert not graph.tick() & {"balanced_samples", "downloaded_images", "splits"}
     assert not graph.tick() & {"balanced_samples", "downloaded_images", "splits"}, "nor is it tried again and again"
-    graph.run("media_urls")
+    graph.run("taxa")
     assert "balanced_samples" in graph.tick(), "new rows upstream are a reason to try again"

@@ -6,6 +6,7 @@ The contract is ../shared/facts/gbif.md, F.1; the first line of each test is wha
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ import polars as pl
 import pytest
 
 from gbif_platform.curation.sampling import balanced_sample
-from gbif_platform.dataset import Filters, Sampling, read_dataset
+from gbif_platform.curation.spec import Filters, Sampling, Taxonomy
+from gbif_platform.dataset import read_dataset
 from gbif_platform.platform import Platform
 from gbif_platform.sandbox import Sandbox, SandboxDataset
 from gbif_platform.sandbox.archive import write_archive
@@ -28,6 +30,7 @@ from gbif_platform.settings import Settings
 from gbif_platform.sources.snapshots import add_snapshot
 from gbif_platform.steps.balanced_samples import balanced_samples
 from gbif_platform.steps.downloaded_images import downloaded_images
+from gbif_platform.steps.duplicate_images import duplicate_images
 from gbif_platform.steps.media_urls import media_urls
 from gbif_platform.steps.occurrences import occurrences
 from gbif_platform.steps.run import Report, Run
@@ -51,7 +54,7 @@ attributes:
 CORE = [GBIF + "gbifID", GBIF + "datasetKey", DWC + "occurrenceID", DWC + "family", GBIF + "species"]
 MEDIA = [GBIF + "gbifID", DC + "type", DC + "format", DC + "identifier"]
 FAMILY, SPECIES = "Apidae", "Apis mellifera"
-STEPS = (occurrences, media_urls, balanced_samples, downloaded_images, splits)
+STEPS = (occurrences, media_urls, balanced_samples, downloaded_images, duplicate_images, splits)
 
 
 @pytest.fixture
@@ -135,8 +138,19 @@ def pool(sizes: dict[str, int], licences: dict[str, str] | None = None) -> tuple
 def draw(data: tuple[pl.DataFrame, pl.DataFrame], **policy: Any) -> Outcome:
     con = duckdb.connect()
     media, owners = (con.from_arrow(table.to_arrow()) for table in data)
-    sampling = Sampling(policy="balanced", **policy)
-    return balanced_sample(con, media, owners, label="species", filters=Filters(), sampling=sampling)
+    with tempfile.TemporaryDirectory() as work:
+        outcome = balanced_sample(
+            con,
+            media,
+            owners,
+            label="species",
+            filters=Filters(),
+            sampling=Sampling(policy="balanced", **policy),
+            taxonomy=Taxonomy(),
+            work=Path(work),
+        )
+        read = {name: pl.read_parquet(rows) if isinstance(rows, Path) else rows for name, rows in outcome.rows.items()}
+    return replace(outcome, rows=read)
 
 
 def made(outcome: Outcome, table: str) -> pl.DataFrame:
@@ -165,7 +179,7 @@ def test_an_empty_class_leaves_the_others_full_and_is_reported() -> None:
     """Predecessors: balanced to the smallest class, 0 items in all."""
     short = draw(pool(THREE | {"d": 3}), min_per_label=4)
     assert taken(short) == {"a": 40, "b": 40, "c": 40}
-    assert made(short, "sample_report").row(3) == ("d", 3, 40, 0, "fewer than min_per_label = 4")
+    assert made(short, "sample_report").row(3) == ("d", "d", 3, 40, 0, "fewer than min_per_label = 4")
     outcome = draw(pool(THREE, {"c": "unknown"}))
     assert taken(outcome) == {"a": 100, "b": 100}
     report = {row["stratum"]: row for row in made(outcome, "sample_report").iter_rows(named=True)}

@@ -8,14 +8,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from gbif_platform.curation.spec import Filters
 from gbif_platform.dataset import parse_dataset
 from gbif_platform.orchestration.instance import prepare_home
 from gbif_platform.orchestration.runs import RunResult, execute
 from gbif_platform.platform import Platform
 from gbif_platform.settings import Settings
 from gbif_platform.sources.snapshots import add_snapshot
+from gbif_platform.steps.balanced_samples import balanced_samples
+from gbif_platform.steps.run import Run
 
 pytestmark = pytest.mark.e2e
 
@@ -63,12 +67,15 @@ FAILED = {  # fate: status and reason in the image ledger
 class Scenario:
     def __init__(self, home: Path, data: Path) -> None:
         self.truth = list(csv.DictReader((data / "truth.csv").open(encoding="utf-8")))
+        self.traps = {
+            row["gbifID"]: row for row in csv.DictReader((data / "occurrences_truth.csv").open(encoding="utf-8"))
+        }
         self.platform = Platform(Settings(home=home, allow_private_hosts=True))
         prepare_home(self.platform.settings)
         self.dataset = parse_dataset(DATASET.format(archive=data / "archive.zip"), home / "scenario.yaml")
         self.snapshot, _ = add_snapshot(self.platform, self.dataset)
         start = time.monotonic()
-        self.result = self.run("splits")
+        self.result = self.run("catalogue")
         self.seconds = time.monotonic() - start
 
     def run(self, *names: str) -> RunResult:
@@ -112,7 +119,9 @@ def test_every_picture_arrives_byte_for_byte_and_everything_else_is_refused_by_n
     wrong = []
     for row in scenario.truth:
         fate, got = row["fate"], fates[row["media_line"]]
-        if row["identifier"] in torn:  # one URL under two names: nobody knows which is right, so it is not even fetched
+        if got["quarantined"] == "absence":
+            good = scenario.traps[row["gbifID"]]["trap"] == "absent"
+        elif row["identifier"] in torn:  # one URL under two names: nobody knows which is right
             good = (got["quarantined"], got["status"]) == ("label_conflict", None)
         elif fate == "several pictures in one identifier":
             pieces = [got, *(fates[f"{row['media_line']}#{n}"] for n in range(2, len(row["paths"].split()) + 1))]
@@ -139,6 +148,76 @@ def test_every_picture_arrives_byte_for_byte_and_everything_else_is_refused_by_n
     conflicts = scenario.platform.lake.frame("SELECT url, decision FROM label_conflicts")
     assert set(conflicts["url"]) == torn
     assert set(conflicts["decision"]) == {"left out"}
+
+
+def test_absences_synonyms_and_subspecies_are_what_the_truth_says(scenario: Scenario) -> None:
+    frame, traps = scenario.platform.lake.frame, scenario.traps
+    absent = frame(
+        "SELECT DISTINCT gbif_id FROM quarantine q JOIN media_urls ON q.row_ref = media_id WHERE reason = 'absence'"
+    )["gbif_id"]
+    with_media = set(frame("SELECT DISTINCT gbif_id FROM media_urls")["gbif_id"])
+    assert set(absent) == {key for key, row in traps.items() if row["trap"] == "absent"} & with_media
+    labels = frame("SELECT gbif_id, label FROM balanced_samples JOIN media_urls USING (media_id)")
+    assert {(key, label or "") for key, label in labels.iter_rows()} == {
+        (key, traps[key]["species"]) for key in labels["gbif_id"]
+    }
+    taxa = frame("SELECT * FROM taxa")
+    of_genus = taxa.filter(pl.col("label").is_null())
+    assert of_genus["taxon_rank"].unique().to_list() == ["GENUS"]
+    named = {"genus only": 0, "synonym": 0, "subspecies": 0}
+    for key in with_media:
+        named[traps[key]["trap"]] = named.get(traps[key]["trap"], 0) + 1
+    assert of_genus["occurrences"].sum() == named["genus only"]
+    synonyms = taxa.filter(pl.col("decision").str.starts_with("synonym of"))
+    assert synonyms["occurrences"].sum() >= named["synonym"] > 0
+    subspecies = taxa.filter(pl.col("decision").str.starts_with("subspecies of"))
+    assert subspecies["occurrences"].sum() >= named["subspecies"] - 1 > 0  # one name is both
+
+
+def test_fossils_captives_and_places_are_left_out_where_the_file_says_so(scenario: Scenario) -> None:
+    filters = Filters(licences="any", captive="leave_out", fossil="leave_out", coordinates="required")
+    strict = scenario.dataset.model_copy(
+        update={"filters": filters.model_copy(update={"zero_coordinates": "leave_out"})}
+    )
+    run = Run(scenario.platform, strict, scenario.snapshot)
+    before = dict(scenario.platform.lake.frame("SELECT media_id, label FROM balanced_samples").iter_rows())
+    try:
+        balanced_samples(run)
+        refused = scenario.platform.lake.frame("""
+            SELECT reason, list(DISTINCT gbif_id) AS owners FROM quarantine q JOIN media_urls ON q.row_ref = media_id
+            WHERE stage = 'balanced_samples' GROUP BY reason""")
+        owners = {reason: {scenario.traps[key]["trap"] for key in keys} for reason, keys in refused.iter_rows()}
+        for reason, trap in (
+            ("absence", "absent"),
+            ("fossil", "fossil"),
+            ("captive", "captive"),
+            ("zero_coordinates", "zero coordinates"),
+        ):
+            assert owners[reason] == {trap}
+        # republished copies lost their coordinates too
+        assert owners["no_coordinates"] <= {"no coordinates", ""}
+        kept = scenario.platform.lake.frame("SELECT gbif_id FROM balanced_samples JOIN media_urls USING (media_id)")
+        kept_traps = {scenario.traps[key]["trap"] for key in kept["gbif_id"]}
+        assert not kept_traps & {"absent", "fossil", "captive", "zero coordinates", "no coordinates"}
+        funnel = scenario.platform.lake.frame("SELECT media_in, lost, media_left FROM sample_funnel ORDER BY position")
+        assert (funnel["media_in"] - funnel["lost"] == funnel["media_left"]).all()
+        assert funnel["media_left"][-1] == len(kept)
+    finally:
+        balanced_samples(Run(scenario.platform, scenario.dataset, scenario.snapshot))
+    after = dict(scenario.platform.lake.frame("SELECT media_id, label FROM balanced_samples").iter_rows())
+    assert after == before
+
+
+def test_the_catalogue_explains_what_is_not_there(scenario: Scenario) -> None:
+    frame = scenario.platform.lake.frame
+    missing = set(frame("SELECT media_id FROM predicted_catalogue ANTI JOIN catalogue USING (media_id)")["media_id"])
+    differences = frame("SELECT media_id, change, reason FROM catalogue_differences WHERE change <> 'subset_changed'")
+    assert set(differences["media_id"]) == missing
+    assert differences["media_id"].n_unique() == len(differences)
+    assert {"http_404", "html_page", "no_label"} <= set(differences["reason"])
+    (row,) = frame("""
+        SELECT caption_taxonomic FROM catalogue WHERE label = 'Alouatta palliata' LIMIT 1""").rows()
+    assert row == ("Animalia Chordata Mammalia Primates Atelidae Alouatta palliata",)
 
 
 def test_rows_in_are_rows_out_and_quarantined_at_every_stage(scenario: Scenario) -> None:

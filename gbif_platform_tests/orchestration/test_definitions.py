@@ -75,9 +75,13 @@ def test_a_dataset_becomes_these_assets(definitions: dg.Definitions) -> None:
         "frogs/occurrences",
         "frogs/media_urls",
         "frogs/snapshot_changes",
+        "frogs/taxa",
         "frogs/balanced_samples",
+        "frogs/predicted_catalogue",
         "frogs/downloaded_images",
+        "frogs/duplicate_images",
         "frogs/splits",
+        "frogs/catalogue",
         "frogs/small/trained_model",
         "frogs/small/evaluation_metrics",
         "frogs/large/trained_model",
@@ -104,7 +108,7 @@ def test_models_hang_on_the_splits_and_not_on_each_other(definitions: dg.Definit
 
 
 def test_the_job_covers_the_whole_dataset(definitions: dg.Definitions) -> None:
-    assert len(definitions.resolve_job_def("frogs_job").asset_layer.selected_asset_keys) == 10
+    assert len(definitions.resolve_job_def("frogs_job").asset_layer.selected_asset_keys) == 14
 
 
 def test_a_defs_yaml_is_loaded_by_dagster_itself() -> None:
@@ -116,7 +120,7 @@ def test_a_defs_yaml_is_loaded_by_dagster_itself() -> None:
         with sandbox.load_component_and_build_defs(defs_path=path) as (component, defs):
             assert component.dataset.source.archive.endswith("frogs.zip")
             assert Path(component.dataset.source.archive).is_absolute()
-            assert len(list(defs.assets or [])) == 6
+            assert len(list(defs.assets or [])) == 10
 
 
 def test_a_mistake_in_a_defs_yaml_is_told_with_file_and_line() -> None:
@@ -137,7 +141,7 @@ def test_a_mistake_in_a_defs_yaml_is_told_with_file_and_line() -> None:
             pass
     told = str(error.value.__cause__)
     assert re.search(r"attributes\.sampling\.policy at .*defs\.yaml:5", told)
-    assert "Input should be 'all' or 'balanced'" in told
+    assert "Input should be 'all', 'balanced', 'natural'" in told
 
 
 def test_bad_data_raises_before_anything_is_recorded(tmp_path: Path, definitions: dg.Definitions) -> None:

@@ -24,6 +24,7 @@ from gbif_platform.sources.snapshots import add_snapshot
 from gbif_platform.steps.balanced_samples import balanced_samples
 from gbif_platform.steps.credit import PUBLISHED_LATER, NotRegistered, credit, credit_report, register, write_credit
 from gbif_platform.steps.downloaded_images import downloaded_images
+from gbif_platform.steps.duplicate_images import duplicate_images
 from gbif_platform.steps.media_urls import media_urls
 from gbif_platform.steps.occurrences import occurrences
 from gbif_platform.steps.run import Run, UpstreamMissing
@@ -80,6 +81,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world = World(tmp_path_factory.mktemp("home"), sandbox)
         with pytest.raises(UpstreamMissing):
             credit(world.run)
+        duplicate_images(world.run)
         splits(world.run)
         yield world
 

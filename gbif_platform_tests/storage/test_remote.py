@@ -24,6 +24,7 @@ from gbif_platform.settings import Settings
 from gbif_platform.sources.snapshots import add_snapshot
 from gbif_platform.steps.balanced_samples import balanced_samples
 from gbif_platform.steps.downloaded_images import downloaded_images
+from gbif_platform.steps.duplicate_images import duplicate_images
 from gbif_platform.steps.media_urls import media_urls
 from gbif_platform.steps.occurrences import occurrences
 from gbif_platform.steps.run import Run
@@ -45,7 +46,7 @@ from gbif_platform_tests.storage.test_lake import (  # noqa: F401
 from gbif_platform_tests.storage.worker import hold_transaction, open_and_append
 
 pytest_plugins = "gbif_platform_tests.services"
-STEPS = (occurrences, media_urls, balanced_samples, downloaded_images, splits)
+STEPS = (occurrences, media_urls, balanced_samples, downloaded_images, duplicate_images, splits)
 SPAWN = multiprocessing.get_context("spawn")
 
 
