@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 
 from gbif_platform.exports.catalogue import catalogue_differences, unexplained
-from gbif_platform.plots import class_distribution, funnel
+from gbif_platform.plots import bars, funnel
 from gbif_platform.steps import predicted_catalogue as predicted
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage.tables import Outcome, row_count
@@ -74,8 +74,8 @@ def _compare(run: Run, report: Report) -> None:
     report.numbers |= {"predicted": run.count(predicted.NAME), "differences": int(reasons["media"].sum())}
     if len(reasons):
         report.tables["differences"] = reasons
-    report.pictures["class_distribution"] = class_distribution(
-        dict(labels.select("label", "predicted").iter_rows()), dict(labels.select("label", "actual").iter_rows())
+    report.pictures["class_distribution"] = bars(
+        labels["label"].to_list(), {name: labels[name].to_list() for name in ("predicted", "actual")}
     )
     says = f"{report.numbers['differences']:,} differences between predicted and actual, each with its reason"
     if astray:

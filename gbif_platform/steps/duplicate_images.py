@@ -189,7 +189,7 @@ def _sheet(run: Run, pairs: pl.DataFrame, pictures: pl.DataFrame) -> bytes:
     for pair in worst.iter_rows(named=True):
         apart = f"{pair['distance']} bits" if pair["kind"] == "near" else f"same {pair['kind']}"
         for url_id, label in ((pair["url_id"], pair["label"]), (pair["other_url_id"], pair["other_label"])):
-            tiles.append((_read(run, members[url_id]), f"{label or 'no label'} · {apart}"))
+            tiles.append((_read(run, members[url_id]), f"{apart} · {label or 'no label'}"))
     return sample_grid(tiles, columns=min(6, len(tiles)))
 
 

@@ -11,6 +11,7 @@ import pytest
 from gbif_platform.curation.spec import Sampling
 from gbif_platform.dataset import Dataset, parse_dataset
 from gbif_platform.images.shards import verify_shard
+from gbif_platform.orchestration.assets import shells
 from gbif_platform.orchestration.instance import prepare_home
 from gbif_platform.orchestration.keys import asset_key
 from gbif_platform.orchestration.runs import RunResult, execute
@@ -155,6 +156,8 @@ def test_dagster_shows_numbers_pictures_columns_and_passed_checks(world: World) 
             if event.dagster_event and event.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION"
         ]
         assert len(evaluations) >= 14
+        warn = {name for shell in shells(world.dataset) for name in shell.warnings}
+        assert {one.check_name for one in evaluations if one.severity == dg.AssetCheckSeverity.WARN} == warn
         failed = [one.check_name for one in evaluations if not one.passed]
         known = {"beats_baseline", "licences_known"}  # two epochs may not beat it; the sandbox has odd licences
         assert set(failed) <= known, "everything else must hold"
