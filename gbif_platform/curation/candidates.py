@@ -19,6 +19,8 @@ ROW_GROUP = 60_000
 NO_VALUE = "(none)"
 SEPARATOR = " | "
 """Between the values of a stratum's name."""
+MARK = "('0x' || right(media_id, 16))::UBIGINT"
+"""SQL: the last 64 bits of a media id; the first are its sample key, so both together are the id, in its order."""
 MOST_CONDITIONS = 63  # bits of a number
 
 
@@ -27,7 +29,7 @@ class Candidates:
     """All media of a snapshot, judged.
 
     Attributes:
-        file: Parquet with `sample_key`; `mark` (64 further bits of the media id: both together name the medium);
+        file: Parquet with `sample_key`; `mark` (the other 64 bits of the media id);
             `url_bits` (64 bits of the url id; equal bits are a suspicion only); `cell`; `level` (preference, 0 first);
             `occurrence` (number of the occurrence); `failed` (bit n = it fails condition n).
         cells: `cell`, `stratum`, `label`: what quotas are for. `label` null: none.
@@ -123,7 +125,7 @@ def judged(
         con.sql(f"""
             SELECT sample_key, mark, url_bits, cell, {"occurrence" if numbered else "0"} AS occurrence,
                    m.failed | kinds.failed AS failed, m.level + kinds.level AS level
-            FROM (SELECT {key} AS owner, sample_key, hash(media_id) AS mark, hash(url_id) AS url_bits,
+            FROM (SELECT {key} AS owner, sample_key, {MARK} AS mark, hash(url_id) AS url_bits,
                          {_failed(of_medium, bits)} AS failed, {preference.of_medium} AS level
                   FROM media m) m
             JOIN (SELECT owner, kind{", occurrence" if numbered else ""}
