@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from gbif_platform.curation.candidates import MARK, Candidates, parquet, stage
+from gbif_platform.curation.candidates import Candidates, parquet, stage
 
 # Whether a medium stays, given `first` (the lowest sample key of the picture, labelled ones before others) and
 # `conflict` (two labels at least; a medium without a label contradicts none).
@@ -48,7 +48,7 @@ def repeated_urls(
     )
     named = stage(
         con.sql(f"""SELECT m.media_id, m.url_id, m.url, m.gbif_id, label, m.sample_key, mark, url_bits
-            FROM media m JOIN {parquet(shared)} s ON m.sample_key = s.sample_key AND {MARK} = mark
+            FROM media m JOIN {parquet(shared)} s ON m.sample_key = s.sample_key AND {candidates.mark} = mark
             JOIN cells USING (cell)"""),
         work / "named.parquet",
     )

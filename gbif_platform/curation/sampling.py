@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from gbif_platform.curation.candidates import MARK, Candidates, failing_media, judged, parquet, stage, stratum_sql
+from gbif_platform.curation.candidates import Candidates, failing_media, judged, parquet, stage, stratum_sql
 from gbif_platform.curation.duplicates import label_conflicts, repeated_urls
 from gbif_platform.curation.filters import Condition, conditions, licence_counted, literal, term_column
 from gbif_platform.curation.funnel import filter_funnel
@@ -218,7 +218,7 @@ def _named(
     exact = "QUALIFY row_number() OVER (PARTITION BY cell ORDER BY level, draw, m.media_id) <= taken" if tied else ""
     return stage(
         con.sql(f"""SELECT m.media_id, m.url_id, label, stratum
-            FROM media m JOIN {parquet(selected)} s ON m.sample_key = s.sample_key AND {MARK} = mark
+            FROM media m JOIN {parquet(selected)} s ON m.sample_key = s.sample_key AND {candidates.mark} = mark
             JOIN cells USING (cell) {exact} ORDER BY m.media_id"""),
         file,
     )
