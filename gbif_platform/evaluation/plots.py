@@ -1,11 +1,11 @@
 """Pictures of a training and its evaluation, as PNG bytes under 100 kB. matplotlib is imported when one is drawn."""
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from gbif_platform.plots.figure import png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def confusion_matrix(confusion: np.ndarray, labels: Sequence[str]) -> bytes:
     if len(names) < len(labels):
         axes.set_title(f"the {len(names) - 1} labels with most errors, of {len(labels)}", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true label")
-    return _png(figure)
+    return png(figure)
 
 
 def shown_confusion(confusion: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -100,7 +100,7 @@ def training_curves(history: Sequence[dict[str, float]], *, baseline: float | No
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _figure(width: float, height: float, *, columns: int = 1) -> tuple["Figure", Any]:
@@ -119,19 +119,3 @@ def _short(name: str) -> str:
     name = name.replace("$", r"\$")
     half = NAME_LENGTH // 2
     return name if len(name) <= NAME_LENGTH else f"{name[: half - 1]}…{name[-half:]}"
-
-
-def _png(figure: "Figure") -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; that is no news for a log.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="png")
-    # A palette of 128 colours makes the file a third as large and looks the same.
-    with Image.open(buffer) as image:
-        small = image.convert("RGB").quantize(128)
-    packed = io.BytesIO()
-    small.save(packed, "PNG", optimize=True)
-    return packed.getvalue()
