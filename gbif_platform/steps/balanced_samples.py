@@ -93,17 +93,9 @@ def _bounded(lake: Lake, work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         own.close()
 
 
-def _frame(run: Run, sql: str) -> pl.DataFrame:
-    """Rows of the lake; `{key}` stands for this dataset and snapshot."""
-    return run.platform.lake.frame(
-        sql.replace("{key}", "dataset = $1 AND snapshot = $2"), [run.dataset.name, run.snapshot]
-    )
-
-
 def _show_strata(run: Run, report: Report) -> None:
     """What each stratum gives, by number and as a picture; and the check that the sample has it."""
-    strata = _frame(
-        run,
+    strata = run.frame(
         "SELECT stratum, label, available, wanted, taken, reason FROM sample_report WHERE {key} "
         "ORDER BY taken DESC, stratum, label",
     )
@@ -116,8 +108,8 @@ def _show_strata(run: Run, report: Report) -> None:
     report.tables["sample_report"] = strata
     available, taken = (dict(zip(labels["label"], labels[name], strict=True)) for name in ("available", "taken"))
     report.pictures["label_distribution"] = class_distribution(available, taken)
-    sampled = _frame(
-        run, "SELECT stratum, label, count(*) AS media FROM balanced_samples WHERE {key} GROUP BY stratum, label"
+    sampled = run.frame(
+        "SELECT stratum, label, count(*) AS media FROM balanced_samples WHERE {key} GROUP BY stratum, label"
     )
     both = strata.join(sampled, on=["stratum", "label"], how="full", nulls_equal=True)
     wrong = both.filter(pl.col("taken").fill_null(0) != pl.col("media").fill_null(0))
@@ -127,8 +119,7 @@ def _show_strata(run: Run, report: Report) -> None:
 
 
 def _show_funnel(run: Run, report: Report) -> None:
-    steps = _frame(
-        run,
+    steps = run.frame(
         "SELECT position, filter, media_in, lost, alone, media_left FROM sample_funnel WHERE {key} ORDER BY position",
     )
     report.tables["sample_funnel"] = steps
@@ -136,11 +127,10 @@ def _show_funnel(run: Run, report: Report) -> None:
 
 
 def _show_conflicts(run: Run, report: Report) -> None:
-    urls = _frame(run, "SELECT count(DISTINCT url_id) AS urls FROM label_conflicts WHERE {key}")
+    urls = run.frame("SELECT count(DISTINCT url_id) AS urls FROM label_conflicts WHERE {key}")
     report.numbers["urls_with_conflicting_labels"] = urls["urls"][0]
     if urls["urls"][0]:
-        report.tables["label_conflicts"] = _frame(
-            run,
+        report.tables["label_conflicts"] = run.frame(
             "SELECT url_id, url, media_id, gbif_id, dataset_key, label, decision FROM label_conflicts WHERE {key} "
             f"ORDER BY url_id, media_id LIMIT {SHOWN}",
         )
@@ -154,14 +144,12 @@ def _show_places(run: Run, report: Report) -> None:
         return
     latitude, longitude = (f'try_cast("{name}" AS DOUBLE)' for name in COORDINATES)
     owners = f"SELECT gbif_id, {latitude} AS latitude, {longitude} AS longitude FROM occurrences WHERE {{key}}"
-    sample = _frame(
-        run,
+    sample = run.frame(
         f"SELECT latitude, longitude FROM ({owners}) JOIN (SELECT media_id, gbif_id FROM media_urls WHERE {{key}}) "
         f"USING (gbif_id) JOIN (SELECT media_id FROM balanced_samples WHERE {{key}} ORDER BY media_id LIMIT {PLACES}) "
         "USING (media_id)",
     )
-    behind = _frame(
-        run,
+    behind = run.frame(
         f"SELECT latitude, longitude FROM ({owners}) WHERE latitude IS NOT NULL ORDER BY hash(gbif_id) LIMIT {PLACES}",
     )
     places = [frame[name].fill_null(float("nan")).to_numpy() for frame in (sample, behind) for name in frame.columns]
@@ -180,8 +168,7 @@ def _show_years(run: Run, report: Report) -> None:
 
 
 def _by_year(run: Run, media: str) -> dict[int, int]:
-    years = _frame(
-        run,
+    years = run.frame(
         'SELECT year, count(*) AS media FROM (SELECT gbif_id, try_cast("year" AS INTEGER) AS year FROM occurrences '
         f"WHERE {{key}}) JOIN ({media} WHERE {{key}}) USING (gbif_id) WHERE year IS NOT NULL GROUP BY year ORDER BY 1",
     )

@@ -46,13 +46,11 @@ def catalogue(run: Run) -> Report:
 
 def whole_funnel(run: Run) -> list[tuple[str, int, int]]:
     """The way from all media to those in a subset: each step's name, what is left after it, and what it lost."""
-    with run.reader() as con:
-        sampled = run.rows(con, "sample_funnel").order("position").project("filter, media_left, lost").fetchall()
-        later = con.sql(
-            "SELECT CASE stage WHEN 'downloaded_images' THEN 'not_fetched' ELSE reason END AS step, count(*) AS lost "
-            f"FROM ({run.rows(con, 'quarantine').sql_query()}) WHERE stage IN ('downloaded_images', 'splits') "
-            "GROUP BY ALL ORDER BY min(stage), lost DESC, step"
-        ).fetchall()
+    sampled = run.frame("SELECT filter, media_left, lost FROM sample_funnel WHERE {key} ORDER BY position").rows()
+    later = run.frame("""
+        SELECT CASE stage WHEN 'downloaded_images' THEN 'not_fetched' ELSE reason END AS step, count(*) AS lost
+        FROM quarantine WHERE {key} AND stage IN ('downloaded_images', 'splits')
+        GROUP BY ALL ORDER BY min(stage), lost DESC, step""").rows()
     left = sampled[-1][1] if sampled else 0
     return sampled + [(step, left := left - lost, lost) for step, lost in later]
 

@@ -82,12 +82,11 @@ def media_urls(run: Run) -> Report:
 
 def _count_media(run: Run, report: Report) -> None:
     """Identities, lines that became several rows, and what was left out because it is no still image."""
-    counts = _rows(
-        run,
+    counts = run.frame(
         "SELECT count(DISTINCT media_id) AS ids, count(DISTINCT url_id) AS urls, count(*) AS rows, "
         f"count(*) FILTER (from_references) AS from_references, {SPLIT} AS split FROM media_urls WHERE {{key}}",
     ).row(0, named=True)
-    refused = _rows(run, f"SELECT {SPLIT} AS split FROM quarantine WHERE {{key}} AND stage = '{NAME}'")
+    refused = run.frame(f"SELECT {SPLIT} AS split FROM quarantine WHERE {{key}} AND stage = '{NAME}'")
     report.numbers |= {
         "urls": counts["urls"],
         "rows_split": counts["split"] + refused["split"][0],
@@ -97,11 +96,10 @@ def _count_media(run: Run, report: Report) -> None:
         "SELECT count(*) AS n FROM (SELECT gbif_id FROM occurrences WHERE {key}) "
         "ANTI JOIN (SELECT gbif_id FROM media_urls WHERE {key}) USING (gbif_id)"
     )
-    report.numbers["occurrences_without_picture"] = _rows(run, without)["n"][0]
+    report.numbers["occurrences_without_picture"] = run.frame(without)["n"][0]
     unique = counts["ids"] == counts["rows"]
     report.checks.append(Check("media_ids_unique", unique, f"{counts['ids']:,} media ids for {counts['rows']:,} rows"))
-    other = _rows(
-        run,
+    other = run.frame(
         f"SELECT {KIND} AS kind, count(*) AS rows FROM quarantine WHERE {{key}} AND stage = '{NAME}' "
         "AND reason = 'not_still_image' GROUP BY kind ORDER BY rows DESC, kind",
     )
@@ -111,14 +109,12 @@ def _count_media(run: Run, report: Report) -> None:
 
 def _show_licences(run: Run, report: Report) -> None:
     """Licences as they were read, and the texts that name none."""
-    licences = _rows(
-        run,
+    licences = run.frame(
         "SELECT license, count(*) AS media FROM media_urls WHERE {key} GROUP BY license ORDER BY media DESC, license",
     )
     report.tables["licences"] = licences
     report.pictures["licences"] = bars(licences["license"].to_list(), {"media": licences["media"].to_list()})
-    unmatched = _rows(
-        run,
+    unmatched = run.frame(
         "SELECT field, text, media FROM licence_texts WHERE {key} AND license = 'unknown' AND trim(text) <> '' "
         "ORDER BY field, media DESC, text",
     )
@@ -137,11 +133,4 @@ def _show_licences(run: Run, report: Report) -> None:
             "names no licence (table licence_texts)",
             only_warn=True,
         )
-    )
-
-
-def _rows(run: Run, sql: str) -> pl.DataFrame:
-    """Rows of the lake; `{key}` stands for this dataset and snapshot."""
-    return run.platform.lake.frame(
-        sql.replace("{key}", "dataset = $1 AND snapshot = $2"), [run.dataset.name, run.snapshot]
     )

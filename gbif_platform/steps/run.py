@@ -166,12 +166,15 @@ class Run:
             version=account["version"],
         )
 
+    def frame(self, sql: str) -> pl.DataFrame:
+        """Rows of the lake; `{key}` in the SQL stands for this dataset and snapshot."""
+        return self.platform.lake.frame(
+            sql.replace("{key}", "dataset = $1 AND snapshot = $2"), [self.dataset.name, self.snapshot]
+        )
+
     def count(self, table: str) -> int:
         """Rows of this snapshot in a table."""
-        frame = self.platform.lake.frame(
-            f"SELECT count(*) AS n FROM {table} WHERE dataset = ? AND snapshot = ?", [self.dataset.name, self.snapshot]
-        )
-        return int(frame["n"][0])
+        return int(self.frame(f"SELECT count(*) AS n FROM {table} WHERE {{key}}")["n"][0])
 
     def columns(self, table: str) -> dict[str, str]:
         """Names and types of a table's columns that hold anything for this snapshot."""
