@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from gbif_platform.gbif.licences import allowed
+from gbif_platform.storage.lake import quoted
 
 VERSION = "1"
 
@@ -101,7 +102,7 @@ def _stage_differing(con: duckdb.DuckDBPyConnection, media: duckdb.DuckDBPyRelat
     """Stage the media whose hashes the other side does not have in a file, and a temporary view of it."""
     file = str(work / f"{name}.parquet")
     con.sql("FROM media WHERE hash(media_id) IN (SELECT key FROM differing)").write_parquet(file)
-    con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS FROM read_parquet('{file.replace(chr(39), chr(39) * 2)}')")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS FROM read_parquet({quoted(file)})")
 
 
 def _pair(con: duckdb.DuckDBPyConnection) -> None:
@@ -122,8 +123,7 @@ def _changes(con: duckdb.DuckDBPyConnection, policy: str | Sequence[str]) -> duc
     """The changes of all differing media; those that only shared a hash have none."""
     found = con.sql("SELECT license FROM differing_old UNION SELECT license FROM differing_new").fetchall()
     good = [licence for (licence,) in found if licence is not None and allowed(licence, policy)]
-    quoted = ["'{}'".format(licence.replace("'", "''")) for licence in good]
-    allows = f"IN ({', '.join(['NULL', *quoted])})"  # never an empty list, which SQL does not have
+    allows = f"IN ({', '.join(['NULL', *map(quoted, good)])})"  # never an empty list, which SQL does not have
     return con.sql(f"""
         SELECT unnest([
                  CASE WHEN o.media_id IS NULL THEN 'added' WHEN n.media_id IS NULL THEN 'removed' END,

@@ -14,6 +14,7 @@ from gbif_platform.curation.spec import Filters, Value
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.licences import UNKNOWN, LicencePolicyError, allowed, check_policy
 from gbif_platform.gbif.terms import snake_case
+from gbif_platform.storage.lake import quoted
 
 BOOKKEEPING = ("dataset", "snapshot", "row_ref")
 """Columns of the lake that are no terms."""
@@ -131,7 +132,7 @@ def literal(value: Value) -> str:
         return str(value)
     if isinstance(value, float):
         return f"'{value!r}'::DOUBLE"  # also inf and nan
-    return "'" + value.replace("'", "''") + "'"
+    return quoted(value)
 
 
 def _licence(filters: Filters, licences: Sequence[str | None]) -> list[Condition]:

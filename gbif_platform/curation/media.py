@@ -12,6 +12,7 @@ import polars as pl
 
 from gbif_platform.curation.urls import PARTS, PLAIN, SEVERAL, UNUSUAL, define_macros, encoded
 from gbif_platform.gbif.licences import RESTRICTIONS, normalise
+from gbif_platform.storage.lake import quoted
 from gbif_platform.storage.tables import Outcome, refusals
 
 VERSION = "2"
@@ -124,7 +125,7 @@ def _numbers(relation: duckdb.DuckDBPyRelation) -> tuple[int, ...]:
     return relation.fetchone() or ()
 
 
-def _quoted(names: Iterable[str]) -> str:
+def _columns(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
@@ -185,10 +186,10 @@ def _usable(
     return con.sql(f"""
         SELECT row_ref, core_id, identifier AS url,
                substring(identifier, CASE WHEN starts_with(identifier, 'https') THEN 9 ELSE 8 END) AS url_key,
-               {_quoted(COLUMNS)}, false AS from_references
+               {_columns(COLUMNS)}, false AS from_references
         FROM lines WHERE {PLAIN_LINE}
         UNION ALL
-        SELECT row_ref, core_id, url, url_key, {_quoted(COLUMNS)}, from_references FROM judged WHERE reason IS NULL""")
+        SELECT row_ref, core_id, url, url_key, {_columns(COLUMNS)}, from_references FROM judged WHERE reason IS NULL""")
 
 
 def _owners(con: duckdb.DuckDBPyConnection, occurrences: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
@@ -231,8 +232,8 @@ def _write(
         CREATE OR REPLACE TEMP TYPE dataset_enum AS ENUM (SELECT '' UNION SELECT dataset FROM owners);
         CREATE OR REPLACE TEMP TYPE licence_enum AS ENUM (SELECT 'unknown' UNION SELECT license FROM licences)""")
     con.execute(f"""
-        COPY (SELECT media_id, url_id, gbif_id, url, {_quoted(COLUMNS)}, coalesce(license, 'unknown') AS license,
-               occurrence_license::VARCHAR AS occurrence_license, {_quoted(RESTRICTIONS)}, from_references,
+        COPY (SELECT media_id, url_id, gbif_id, url, {_columns(COLUMNS)}, coalesce(license, 'unknown') AS license,
+               occurrence_license::VARCHAR AS occurrence_license, {_columns(RESTRICTIONS)}, from_references,
                row_ref, key64(media_id) AS sample_key
         FROM (SELECT * EXCLUDE (picture, dataset, record), identity(picture) AS url_id,
                      identity(dataset::VARCHAR || '\x1f' || record || '\x1f' || picture) AS media_id
@@ -241,7 +242,7 @@ def _write(
                            coalesce(license, 'unknown')::licence_enum AS occurrence_license
                     FROM owners LEFT JOIN licences ON occurrence_text = text) ON gbif_id = core_id)
         LEFT JOIN licences ON license_text = text)
-        TO '{str(file).replace("'", "''")}'
+        TO {quoted(str(file))}
         (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP})""")
     return file
 

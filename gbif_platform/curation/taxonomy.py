@@ -14,6 +14,7 @@ from gbif_platform.curation.filters import BOOKKEEPING, Condition
 from gbif_platform.curation.spec import Taxonomy
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.terms import snake_case
+from gbif_platform.storage.lake import quoted
 from gbif_platform.storage.tables import RANKS
 
 VERSION = "1"
@@ -238,7 +239,7 @@ def _words(name: str, pattern: str, count: int) -> str:
 
 
 def _in(value: str, values: Collection[str]) -> str:
-    return f"{value} IN ({', '.join(f'{chr(39)}{one}{chr(39)}' for one in sorted(values))})"
+    return f"{value} IN ({', '.join(map(quoted, sorted(values)))})"
 
 
 def _filled(

@@ -15,6 +15,7 @@ from gbif_platform.errors import PlatformError
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
 from gbif_platform.storage import tables
+from gbif_platform.storage.lake import quoted
 from gbif_platform.storage.tables import Outcome, Stage
 
 
@@ -98,8 +99,7 @@ class Run:
     def rows(self, con: duckdb.DuckDBPyConnection, table: str, columns: str = "*") -> duckdb.DuckDBPyRelation:
         """This snapshot's rows of a table, lazily."""
         where = " AND ".join(
-            f"{key} = '{value.replace(chr(39), chr(39) * 2)}'"
-            for key, value in (("dataset", self.dataset.name), ("snapshot", self.snapshot))
+            f"{key} = {quoted(value)}" for key, value in (("dataset", self.dataset.name), ("snapshot", self.snapshot))
         )
         return con.sql(f"SELECT {columns} FROM lake.{table} WHERE {where}")
 

@@ -40,7 +40,8 @@ def _load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
     con.execute(f"LOAD '{next(folder.rglob('*.duckdb_extension'))}'")
 
 
-def _quote(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -110,8 +111,8 @@ class Lake:
     def _attach(self, con: duckdb.DuckDBPyConnection) -> None:
         """Attach the lake; of several processes that find none, one makes it while the others wait."""
         source = f"ducklake:sqlite:{self._sqlite_file}" if self._sqlite_file else f"ducklake:postgres:{self.catalog}"
-        options = f"DATA_PATH {_quote(self.data.rstrip('/') + '/')}, OVERRIDE_DATA_PATH true"
-        attach = f"ATTACH {_quote(source)} AS lake ({options}"
+        options = f"DATA_PATH {quoted(self.data.rstrip('/') + '/')}, OVERRIDE_DATA_PATH true"
+        attach = f"ATTACH {quoted(source)} AS lake ({options}"
         if self.read_only:
             con.execute(f"{attach}, READ_ONLY)")
             return
@@ -260,7 +261,7 @@ def _s3_secret() -> str:
         "REGION": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
         "ENDPOINT": endpoint.split("://")[-1].rstrip("/"),
     }
-    options = [f"{name} {_quote(value)}" for name, value in fields.items() if value]
+    options = [f"{name} {quoted(value)}" for name, value in fields.items() if value]
     if endpoint:
         options += ["URL_STYLE 'path'", f"USE_SSL {json.dumps(endpoint.startswith('https'))}"]
     return f"CREATE OR REPLACE SECRET lake_s3 (TYPE s3, {', '.join(options)})"

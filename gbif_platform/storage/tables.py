@@ -16,7 +16,7 @@ import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 
-from gbif_platform.storage.lake import Lake
+from gbif_platform.storage.lake import Lake, quoted
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 """Columns of a lineage, from the top."""
@@ -187,7 +187,7 @@ def _missing(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
 def _scan(con: duckdb.DuckDBPyConnection, rows: Rows) -> str:
     """A table expression over the rows to write."""
     if isinstance(rows, Path):
-        return f"read_parquet('{str(rows).replace(chr(39), chr(39) * 2)}')"
+        return f"read_parquet({quoted(str(rows))})"
     con.register("incoming", rows.to_arrow())
     return "incoming"
 
