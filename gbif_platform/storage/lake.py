@@ -42,7 +42,9 @@ def _load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
 
 def quoted(text: str) -> str:
     """A text as SQL."""
-    return "'" + text.replace("'", "''") + "'"
+    # DuckDB's parser ends at a NUL, which a text may hold all the same.
+    parts = ["'" + part.replace("'", "''") + "'" for part in text.split("\0")]
+    return parts[0] if len(parts) == 1 else f"({' || chr(0) || '.join(parts)})"
 
 
 class Lake:

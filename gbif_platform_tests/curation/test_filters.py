@@ -342,7 +342,9 @@ def test_an_unknown_term_is_told_with_those_that_come_close() -> None:
         term_column(COLUMNS, "dataset", "split.group_by")
 
 
-TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(["'", "''; DROP TABLE o; --", "\\'", "$$", "%", '"']))
+TEXTS = st.one_of(
+    st.text(max_size=12), st.sampled_from(["'", "''; DROP TABLE o; --", "\\'", "$$", "%", '"', "a\0b", "\0"])
+)
 
 
 @settings(max_examples=60, deadline=None)
