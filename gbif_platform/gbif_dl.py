@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gbif_platform.curation.spec import Split
+
 ARGUMENTS = (
     "queries",
     "split_streams_by",
@@ -18,7 +20,7 @@ ARGUMENTS = (
 )
 """All but `label`, which is the same word here."""
 
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+SHARES = Split().shares
 """How the media are divided that are in no held-out subset; the share of one that is held out goes to train."""
 
 

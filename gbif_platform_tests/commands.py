@@ -25,6 +25,18 @@ attributes:
   filters: {filters}
   images: {{size: 64}}
 """
+STAGES = [
+    "occurrences",
+    "media_urls",
+    "taxa",
+    "balanced_samples",
+    "predicted_catalogue",
+    "downloaded_images",
+    "duplicate_images",
+    "splits",
+    "catalogue",
+]
+"""The stages that write rows of a first snapshot of a dataset without models, in their order."""
 NO_HOST = "http://127.0.0.1:9"
 """Where nothing listens: of archives whose pictures no test asks for."""
 

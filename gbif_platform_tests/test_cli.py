@@ -20,20 +20,9 @@ from gbif_platform.dataset import parse_dataset
 from gbif_platform.errors import PlatformError
 from gbif_platform.orchestration.runs import select
 from gbif_platform.sandbox import Sandbox, SandboxDataset
-from gbif_platform_tests.commands import DATASET, Home, small_archive
+from gbif_platform_tests.commands import DATASET, STAGES, Home, small_archive
 
 SIZE = 60
-STAGES = [
-    "occurrences",
-    "media_urls",
-    "taxa",
-    "balanced_samples",
-    "predicted_catalogue",
-    "downloaded_images",
-    "duplicate_images",
-    "splits",
-    "catalogue",
-]
 TWO_MODELS = "  models: {small: {backbone: resnet10t}, large: {backbone: resnet18}}\n"
 
 

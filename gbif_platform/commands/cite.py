@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gbif_platform.commands.shared import console, find_dataset, with_platform
-from gbif_platform.errors import PlatformError
+from gbif_platform.commands.shared import console, find_run, with_platform
 from gbif_platform.platform import Platform
 
 if TYPE_CHECKING:
@@ -29,15 +28,9 @@ def cite(
     """
     from gbif_platform.settings import fingerprint
     from gbif_platform.steps.credit import PUBLISHED_LATER, credit, write_credit
-    from gbif_platform.steps.run import Run
-    from gbif_platform.storage import tables
     from gbif_platform.terminal import frame_table
 
-    dataset = find_dataset(platform.settings, name)
-    known = tables.snapshots(platform.lake, name)["snapshot"].to_list()
-    if not known:
-        raise PlatformError(f"dataset {name} has no snapshot yet", f"gbif-platform run {name}")
-    run = Run(platform, dataset, key or known[-1], "gbif-platform cite")
+    run = find_run(platform, name, key, "gbif-platform cite")
     found = credit(run, source_url or PUBLISHED_LATER)
     if registers:
         _register(run, found.derived)

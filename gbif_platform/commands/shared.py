@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -13,6 +13,9 @@ from gbif_platform.dataset import Dataset, dataset_files, read_named
 from gbif_platform.errors import PlatformError, explained, first_line
 from gbif_platform.platform import Platform
 from gbif_platform.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from gbif_platform.steps.run import Run
 
 SHIPPED = Path(__file__).parents[1] / "defs" / "datasets"
 WIDE = 160
@@ -62,6 +65,27 @@ def find_dataset(settings: Settings, name: str) -> Dataset:
             f"gbif-platform dataset new {name} --archive FILE (or --doi DOI)",
         )
     return read_named(name, files[name])
+
+
+def find_run(platform: Platform, name: str, key: str | None, author: str) -> "Run":
+    """What the lake holds of a dataset's snapshot: the one of that key, else the one added last.
+
+    Raises:
+        PlatformError: there is no such dataset or snapshot; lists those that there are.
+    """
+    from gbif_platform.steps.run import Run
+    from gbif_platform.storage import tables
+
+    dataset = find_dataset(platform.settings, name)
+    known = tables.snapshots(platform.lake, name)["snapshot"].to_list()
+    if not known:
+        raise PlatformError(f"dataset {name} has no snapshot yet", f"gbif-platform run {name}")
+    if key and key not in known:
+        raise PlatformError(
+            f"dataset {name} has no snapshot {key!r}; there are: {', '.join(known)}",
+            f"gbif-platform snapshot list {name}",
+        )
+    return Run(platform, dataset, key or known[-1], author)
 
 
 def shipped_datasets() -> dict[str, Path]:

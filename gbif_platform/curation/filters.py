@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 
+import duckdb
+
 from gbif_platform.curation.dates import DATES, DateRange, date_range, interval
 from gbif_platform.curation.spec import Filters, Value
 from gbif_platform.errors import PlatformError
@@ -74,6 +76,11 @@ def licence_counted(filters: Filters, table: str = "media_urls") -> str:
         return f"{table}.license"
     silent = f"trim(coalesce({table}.license_text, '')) = ''"
     return f"CASE WHEN {silent} THEN {table}.occurrence_license ELSE {table}.license END"
+
+
+def column_types(rows: duckdb.DuckDBPyRelation) -> dict[str, str]:
+    """DuckDB types of the columns, by name."""
+    return {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
 
 
 def term_column(columns: Mapping[str, str], term: str, setting: str) -> str:

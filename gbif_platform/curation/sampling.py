@@ -9,13 +9,13 @@ import polars as pl
 
 from gbif_platform.curation.candidates import Candidates, failing_media, judged, parquet, stage, stratum_sql
 from gbif_platform.curation.duplicates import label_conflicts, repeated_urls
-from gbif_platform.curation.filters import Condition, conditions, licence_counted, literal, term_column
+from gbif_platform.curation.filters import Condition, column_types, conditions, licence_counted, literal, term_column
 from gbif_platform.curation.funnel import filter_funnel
 from gbif_platform.curation.preferences import preference
 from gbif_platform.curation.selection import chosen, first_of_occurrences
 from gbif_platform.curation.spec import Filters, Sampling, Taxonomy
 from gbif_platform.curation.strata import sample_report
-from gbif_platform.curation.taxonomy import label_column, labelling
+from gbif_platform.curation.taxonomy import Labelling, labelling
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.terms import snake_case
 from gbif_platform.storage.tables import Outcome, row_count
@@ -79,7 +79,8 @@ def balanced_sample(
     """
     say = progress or _silent
     say(0, len(STEPS), STEPS[0])
-    candidates = _candidates(con, media, occurrences, label, filters, sampling, taxonomy, work)
+    labelled = labelling(con, occurrences, label, taxonomy)
+    candidates = _candidates(con, media, occurrences, labelled, filters, sampling, work)
     say(1, len(STEPS), STEPS[1])
     repeated = repeated_urls(con, candidates, media, filters.duplicates, work)
     funnel = filter_funnel(con, candidates, repeated, filters.duplicates)
@@ -90,10 +91,8 @@ def balanced_sample(
     left_over = funnel.left  # sound, whether asked for or not
     if sampling.media_per_occurrence:
         funnel.add("media_per_occurrence", funnel.left - available)
-    column = label_column(con, occurrences, label)
-    report = sample_report(
-        con, candidates, levels, sampling, _asked(occurrences, column, sampling, asked or {}), column
-    )
+    streams = _asked(occurrences, labelled.column, sampling, asked or {})
+    report = sample_report(con, candidates, levels, sampling, streams, labelled.column)
     refused = _refused(con, media, candidates, repeated, work / "refused.parquet")
     if report["taken"].sum() == 0:
         raise _nothing(con, refused, available, sampling)
@@ -129,36 +128,29 @@ def _candidates(
     con: duckdb.DuckDBPyConnection,
     media: duckdb.DuckDBPyRelation,
     occurrences: duckdb.DuckDBPyRelation,
-    label: str,
+    labelled: Labelling,
     filters: Filters,
     sampling: Sampling,
-    taxonomy: Taxonomy,
     work: Path,
 ) -> Candidates:
     """The media judged by everything that the dataset file says about a medium by itself."""
-    labelled = labelling(con, occurrences, label, taxonomy)
-    columns = _columns(occurrences)
-    column = label_column(con, occurrences, label)
+    columns = column_types(occurrences)
     found = con.sql(f"SELECT DISTINCT {licence_counted(filters, 'm')} FROM media m").fetchall()
     licences = sorted((row[0] for row in found), key=str)
     rules = conditions(columns, filters, licences) + labelled.conditions
     if sampling.policy != "all":
-        rules.append(Condition("no_label", f"({labelled.sql}) IS NULL", literal(f"no {column}")))
+        rules.append(Condition("no_label", f"({labelled.sql}) IS NULL", literal(f"no {labelled.column}")))
     return judged(
         con,
         media,
         occurrences,
         label=labelled.sql,
-        stratum=stratum_sql(columns, sampling.split_streams_by, labelled.sql, column),
+        stratum=stratum_sql(columns, sampling.split_streams_by, labelled.sql, labelled.column),
         conditions=rules,
         preference=preference(columns, sampling.prefer, filters, licences),
         numbered=sampling.media_per_occurrence is not None,
         work=work,
     )
-
-
-def _columns(relation: duckdb.DuckDBPyRelation) -> dict[str, str]:
-    return {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
 
 
 def _passing(
@@ -180,7 +172,7 @@ def _asked(
     occurrences: duckdb.DuckDBPyRelation, column: str, sampling: Sampling, asked: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[str] | None]:
     """The values asked for of each column that makes the strata, None where the question names none; in their order."""
-    columns = _columns(occurrences)
+    columns = column_types(occurrences)
     named = {snake_case(term): values for term, values in asked.items()}
     streams = sampling.split_streams_by or [column]
     fields = [term_column(columns, term, "sampling.split_streams_by") for term in streams]

@@ -45,10 +45,11 @@ class UnknownLabel(PlatformError):
 class Labelling:
     """What an occurrence is labelled with.
 
-    `sql` is a VARCHAR expression over the alias `o` (an occurrence), null where there is no label; `conditions` rule
-    occurrences out before, in the order of the funnel.
+    `column` is that of the label's term; `sql` a VARCHAR expression over the alias `o` (an occurrence), null where
+    there is no label; `conditions` rule occurrences out before, in the order of the funnel.
     """
 
+    column: str
     sql: str
     conditions: list[Condition]
 
@@ -78,7 +79,7 @@ def labelling(
         sql = name.key_label(column)
     else:
         sql = name.text(column)
-    return Labelling(sql, name.conditions)
+    return Labelling(column, sql, name.conditions)
 
 
 def label_column(con: duckdb.DuckDBPyConnection, occurrences: duckdb.DuckDBPyRelation, label: str) -> str:

@@ -7,8 +7,9 @@ name in its place, and so do the two texts "… with common name …"; the commo
 
 import duckdb
 
-HIGHER = ("kingdom", "phylum", "class", "order", "family")
-LOWEST_FIRST = ("species", "genus", *reversed(HIGHER))
+from gbif_platform.storage.tables import RANKS
+
+HIGHER = RANKS[: RANKS.index("genus")]
 CAPTIONS = (
     "caption_scientific",
     "caption_taxonomic",
@@ -42,7 +43,7 @@ def with_captions(con: duckdb.DuckDBPyConnection, rows: duckdb.DuckDBPyRelation)
     Args:
         rows: with the seven ranks (null below the row's taxon), scientific_name and vernacular_name, as text.
     """
-    lowest = ", ".join(tidy(f'"{rank}"') for rank in LOWEST_FIRST)
+    lowest = ", ".join(tidy(f'"{rank}"') for rank in reversed(RANKS))
     ranks = ", ".join(_spelt(tidy(f'"{rank}"')) for rank in HIGHER)
     return con.sql(f"""
         WITH named AS (

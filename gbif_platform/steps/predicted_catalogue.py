@@ -4,7 +4,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
-import polars as pl
 
 from gbif_platform.curation import splits as curation
 from gbif_platform.curation.filters import licence_counted
@@ -12,10 +11,9 @@ from gbif_platform.curation.taxon_checks import DESCRIPTIONS, taxon_problems
 from gbif_platform.exports import catalogue as exports
 from gbif_platform.gbif.terms import snake_case
 from gbif_platform.part import stated
-from gbif_platform.plots import subset_balance
 from gbif_platform.settings import fingerprint
 from gbif_platform.steps.run import Check, Report, Run
-from gbif_platform.steps.splits import expected_subsets
+from gbif_platform.steps.splits import balance, expected_subsets, labels_by_subset
 from gbif_platform.storage.tables import Outcome, row_count
 
 NAME = "predicted_catalogue"
@@ -40,21 +38,11 @@ def predicted_catalogue(run: Run) -> Report:
     report = run.account(NAME, run.count("balanced_samples"))
     report.written = written
     describe(run, report, NAME)
-    _show_balance(run, report)
+    expected = run.frame("""
+        SELECT label, subset, count(*) AS media FROM predicted_catalogue
+        WHERE {key} AND label IS NOT NULL AND subset IS NOT NULL GROUP BY ALL""")
+    report.pictures["labels_by_subset"] = balance(labels_by_subset(expected, run.dataset.split.names))
     return report
-
-
-def _show_balance(run: Run, report: Report) -> None:
-    """The labels in the subsets to expect."""
-    names = run.dataset.split.names
-    with run.reader() as con:
-        rows = run.rows(con, NAME, "label, subset").filter("label IS NOT NULL").pl()
-    counts = rows.pivot("subset", index="label", values="subset", aggregate_function="len")
-    counts = counts.with_columns(pl.lit(0).alias(name) for name in names if name not in counts.columns)
-    counts = counts.fill_null(0).sort(pl.sum_horizontal(names), "label", descending=[True, False])
-    report.pictures["labels_by_subset"] = subset_balance(
-        counts["label"].to_list(), {name: counts[name].to_list() for name in names}
-    )
 
 
 def catalogue_version(run: Run, name: str, *upstream: str) -> str:

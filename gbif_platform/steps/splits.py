@@ -6,7 +6,7 @@ import duckdb
 import polars as pl
 
 from gbif_platform.curation import splits as curation
-from gbif_platform.curation.filters import literal, term_column
+from gbif_platform.curation.filters import column_types, literal, term_column
 from gbif_platform.curation.groups import OCCURRENCE_COLUMNS, OWN_COLUMNS, SETTING, numbered
 from gbif_platform.curation.spec import KEYS
 from gbif_platform.curation.split_audit import audit, most_shared
@@ -118,7 +118,7 @@ def _with_occurrences(
 ) -> duckdb.DuckDBPyRelation:
     """The pictures with those columns of their occurrences that the split needs, and that say anything."""
     occurrences = run.rows(con, "occurrences")
-    columns = {name: str(kind) for name, kind in zip(occurrences.columns, occurrences.types, strict=True)}
+    columns = column_types(occurrences)
     split = run.dataset.split
     asked = [term_column(columns, key, SETTING) for key in split.group_by if key not in KEYS]
     for name, terms in split.holdout.items():
@@ -184,17 +184,26 @@ def _describe_labels(run: Run, report: Report) -> None:
     names = run.dataset.split.names
     with run.reader() as con:
         rows = run.rows(con, "split_report", "label, subset, media, groups, wanted, reason").pl()
-    table = rows.pivot("subset", index="label", values="media", aggregate_function="sum")
-    table = table.with_columns(pl.lit(0, pl.Int64).alias(name) for name in names if name not in table.columns)
-    table = table.select("label", *names).fill_null(0).sort(names[0], "label", descending=[True, False])
+    table = labels_by_subset(rows, names)
     report.tables["labels_by_subset"] = table
     report.tables["split_report"] = rows.filter(pl.col("reason") != "").sort("label", "subset")
-    report.pictures["labels_by_subset"] = subset_balance(
-        table["label"].to_list(), {name: table[name].to_list() for name in names}
-    )
+    report.pictures["labels_by_subset"] = balance(table)
     short = rows.filter(pl.col("media") < pl.col("wanted"))
     report.numbers["labels_train_only"] = rows.filter(pl.col("reason").str.starts_with("train only")).height
     report.numbers["labels_below_floor"] = short["label"].n_unique()
+
+
+def labels_by_subset(rows: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+    """One row a label, with its pictures in each subset, from rows `label`, `subset`, `media`."""
+    table = rows.pivot("subset", index="label", values="media", aggregate_function="sum")
+    table = table.with_columns(pl.lit(0, pl.Int64).alias(name) for name in names if name not in table.columns)
+    return table.select("label", *names).fill_null(0).sort(names[0], "label", descending=[True, False])
+
+
+def balance(table: pl.DataFrame) -> bytes:
+    """The picture of `labels_by_subset`."""
+    series = {name: table[name].to_list() for name in table.columns[1:]}
+    return subset_balance(table["label"].to_list(), series)
 
 
 def _describe_audit(run: Run, report: Report) -> None:

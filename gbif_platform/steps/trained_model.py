@@ -18,7 +18,7 @@ from gbif_platform.part import stated
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources.snapshots import find_snapshot
 from gbif_platform.steps.run import Check, Report, Run
-from gbif_platform.storage.tables import Outcome, refusals
+from gbif_platform.storage.tables import RANKS, Outcome, refusals
 
 if TYPE_CHECKING:
     from gbif_platform.training.bundle import Bundle
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 NAME = "trained_model"
 VERSION = "1"
 BUNDLE_FILES = ("bundle.json", "model.safetensors")
-RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "species_key", "taxon_key")
+TAXON_TERMS = (*RANKS, "species_key", "taxon_key")
 
 
 def stage_name(model: str) -> str:
@@ -189,7 +189,7 @@ def _taxonomy(run: Run, rows: pl.DataFrame) -> dict[str, dict[str, str]]:
     """The commonest lineage of each label."""
     with run.reader() as con:
         occurrences = run.rows(con, "occurrences")
-        ranks = [rank for rank in RANKS if rank in occurrences.columns]
+        ranks = [rank for rank in TAXON_TERMS if rank in occurrences.columns]
         if not ranks:
             return {}
         fields = ", ".join(f'mode("{rank}") AS "{rank}"' for rank in ranks)

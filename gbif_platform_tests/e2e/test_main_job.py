@@ -21,21 +21,11 @@ from gbif_platform.settings import Settings
 from gbif_platform.sources.snapshots import add_snapshot
 from gbif_platform.steps.credit import credit
 from gbif_platform.steps.run import Run
+from gbif_platform_tests.commands import STAGES
 
 pytestmark = pytest.mark.e2e
 
 SIZE = 160
-STAGES = [
-    "occurrences",
-    "media_urls",
-    "taxa",
-    "balanced_samples",
-    "predicted_catalogue",
-    "downloaded_images",
-    "duplicate_images",
-    "splits",
-    "catalogue",
-]
 PROMISED = {  # columns that outsiders rely on
     "occurrences": "dataset snapshot gbif_id dataset_key occurrence_id species decimal_latitude",
     "media_urls": "dataset snapshot media_id url_id gbif_id url media_type format license_text license creator "
