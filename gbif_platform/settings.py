@@ -36,21 +36,33 @@ class Settings(BaseSettings):
     gbif_url: str = Field("https://api.gbif.org", description="the GBIF endpoint; the sandbox sets its own")
     contact: str = Field("", description="e-mail or page shown to hosts in the User-Agent")
     allow_private_hosts: bool = Field(False, description="fetch from private and loopback addresses (sandbox, tests)")
-    executor: Literal["multiprocess", "in_process"] = Field("multiprocess", description="Dagster's step executor")
+    executor: Literal["multiprocess", "in_process", "ray"] = Field(
+        "multiprocess", description="Dagster's step executor"
+    )
+    ray_address: str = Field("", description="Ray cluster, e.g. ray://head:10001 or auto; empty = one on this machine")
 
     automation: Literal["RUNNING", "STOPPED"] = Field(
         "STOPPED", description="whether sensors, schedules and automation start by themselves; the UI can switch each"
     )
     sensor_interval: int = Field(300, ge=1, description="seconds between two looks of a sensor at GBIF")
 
+    fetch_on: Literal["machine", "ray"] = Field("machine", description="where pictures are fetched: here, or on Ray")
+    fetch_processes: int = Field(0, ge=0, description="processes that fetch and decode; 0 = one per CPU")
     fetch_concurrency: int = Field(64, ge=1, description="image requests in flight")
-    fetch_per_host: int = Field(8, ge=1, description="image requests in flight to one host")
+    fetch_per_host: int = Field(16, ge=1, description="image requests in flight to one host at most; fewer at first")
     fetch_timeout: float = Field(30.0, gt=0, description="seconds for one image, connection to last byte")
     fetch_retries: int = Field(3, ge=0, description="further tries after a transient failure")
     fetch_max_bytes: int = Field(64 * 2**20, ge=1, description="largest body accepted")
     fetch_max_pixels: int = Field(100_000_000, ge=1, description="largest picture decoded")
+    fetch_robots: str = Field(
+        "noai, noimageai, noindex, noimageindex, noml, none, tdm-reservation",
+        description="directives in a host's headers that keep a picture from being taken; empty = pay no heed",
+    )
+    fetch_gbif_cache: bool = Field(True, description="ask GBIF's image cache, one at a time, where a host fails")
+    refresh_days: int = Field(0, ge=0, description="ask hosts whether a picture this old has changed; 0 = never")
     retry_failed: bool = Field(False, description="ask again for every failed picture, also before its retry date")
     shard_images: int = Field(1000, ge=1, description="pictures in one shard")
+    shard_cache_gb: float = Field(20.0, ge=0, description="local copies of shards that are read from S3, at most")
 
     @classmethod
     def settings_customise_sources(

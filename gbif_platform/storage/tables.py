@@ -74,7 +74,8 @@ TABLES = {
     "detail VARCHAR, http_status INTEGER, source_sha256 VARCHAR, sha256 VARCHAR, width INTEGER, height INTEGER, "
     "source_width INTEGER, source_height INTEGER, source_bytes BIGINT, source_format VARCHAR, frames INTEGER, "
     "shard VARCHAR, shard_offset BIGINT, shard_size BIGINT, attempts INTEGER, fetched_at TIMESTAMPTZ, "
-    "retry_at TIMESTAMPTZ",
+    "retry_at TIMESTAMPTZ, rendition VARCHAR, fetched_url VARCHAR, etag VARCHAR, last_modified VARCHAR, "
+    "checked_at TIMESTAMPTZ",
     "image_hashes": "sha256 VARCHAR NOT NULL, version VARCHAR NOT NULL, phash UBIGINT, reason VARCHAR",
     "duplicate_images": f"{KEYS}, media_id VARCHAR, url_id VARCHAR, label VARCHAR, group_id VARCHAR, kind VARCHAR, "
     "distance INTEGER, labels_agree BOOLEAN, decision VARCHAR",
