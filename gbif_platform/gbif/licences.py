@@ -88,6 +88,11 @@ def from_spdx(spdx: str) -> Licence:
     return Licence(spdx, attribution="by" in asks_for, share_alike="sa" in asks_for)
 
 
+def page_of(spdx: str) -> str | None:
+    """Where SPDX has the text of a licence; None for `unknown`."""
+    return None if spdx == UNKNOWN else f"https://spdx.org/licenses/{spdx}"
+
+
 @lru_cache(maxsize=65536)
 def normalise(text: str | None) -> Licence:
     """Read a licence text: a URL, a GBIF enumeration value, an SPDX id or a phrase."""
