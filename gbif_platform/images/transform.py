@@ -6,16 +6,21 @@ img2dataset's and mean the same (https://github.com/rom1504/img2dataset, `resize
 
 import threading
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from gbif_platform.errors import PlatformError
+from gbif_platform.images import jpeg
+from gbif_platform.images.plain import UnknownPixels, plain, srgb
 from gbif_platform.images.sniff import ends_early, reason_for, unsupported_jpeg
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Resize = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 Format = Literal["jpeg", "png", "webp"]
@@ -26,14 +31,12 @@ MAX_PIXELS = 100_000_000
 MAX_ASPECT = 50.0
 # libjpeg walks the whole picture once per scan; real progressive files have about ten.
 MAX_SCANS = 100
-MAX_PROFILE_BYTES = 4 * 2**20
 MAX_FRAMES_COUNTED = 100
 MAX_WALKED_BYTES = 4 * 2**20
 # Pictures above this are decoded one at a time, so that a few giants do not fill the memory together.
 GIANT_PIXELS = 20_000_000
 _giants = threading.Lock()
 
-ORIENTATION_TAG = 0x0112
 UPRIGHT: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,6 +62,13 @@ class ImageRefused(Exception):
         self.detail = detail
 
 
+class Limits(NamedTuple):
+    """What is not decoded: more pixels, or a side longer than `aspect` times the other."""
+
+    pixels: int
+    aspect: float
+
+
 class TransformError(PlatformError, ValueError):
     """A value of a transform is out of its range; a ValueError, so that a dataset file's reader can name the line."""
 
@@ -75,6 +85,10 @@ class Transform:
         only_if_bigger: leave a picture as it is (also uncropped and unpadded) unless that side is larger than `size`.
         format: how the result is stored.
         quality: 1 to 100 for jpeg and webp.
+        renditions: ask hosts that offer the picture in several sizes for the smallest that is large enough, and for
+            the original only where that fails; False = always the original, which is a version of its own.
+        keep_original: store the bytes as the host served them as well; they come from the original then, whatever
+            `renditions` says.
 
     Raises:
         TransformError: a value outside its range.
@@ -85,6 +99,8 @@ class Transform:
     only_if_bigger: bool = True
     format: Format = "jpeg"
     quality: int = 92
+    renditions: bool = True
+    keep_original: bool = False
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -109,6 +125,8 @@ class Transform:
         parts.append(self.format)
         if self.format != "png":
             parts.append(str(self.quality))
+        if self.resize != "no" and not self.renditions:
+            parts.append("originals")
         return "-".join(parts)
 
     @property
@@ -138,24 +156,39 @@ class Picture:
     frames: int
 
 
+def warm_up() -> None:
+    """Load what is compiled: half a second in each process, some more when it is compiled once on a machine.
+
+    The first picture does it where nobody did before.
+    """
+    # numba and numpy, which a reader of dataset files need not wait for.
+    import simplejpeg  # type: ignore[import-untyped]  # noqa: F401
+
+    import gbif_platform.images.area  # noqa: F401
+
+
 def transform_image(
     data: bytes, transform: Transform, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT
 ) -> Picture:
     """Decode, make plain and upright, resize, encode.
 
-    Sizes are checked in the header, before any pixel is decoded. Pillow's own limit of 178 956 970 pixels holds too.
+    Sizes are checked in the header, before any pixel is decoded. Pillow's own limit of 178 956 970 pixels holds too for
+    what it decodes: all but ordinary JPEGs.
 
     Raises:
         ImageRefused: for every input that does not become a picture, whatever it is.
     """
+    warm_up()  # outside the try: where it fails, no picture is to blame
     try:
-        return _transform(data, transform, max_pixels, max_aspect)
+        return _transform(data, transform, Limits(max_pixels, max_aspect))
     except ImageRefused:
         raise
     except Image.DecompressionBombError as error:
         raise ImageRefused("too_many_pixels", str(error)) from error
     except UnidentifiedImageError as error:
         raise ImageRefused(*reason_for(data)) from error
+    except UnknownPixels as error:
+        raise ImageRefused("unsupported_format", str(error)) from error
     except MemoryError as error:
         raise ImageRefused("out_of_memory", f"{len(data)} bytes") from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, KeyError, …
@@ -173,45 +206,72 @@ def _decode_failure(data: bytes, error: Exception) -> tuple[str, str]:
     return "corrupt_image", message
 
 
-def _transform(data: bytes, transform: Transform, max_pixels: int, max_aspect: float) -> Picture:
+def _transform(data: bytes, transform: Transform, limits: Limits) -> Picture:
     if not data:
         raise ImageRefused("empty_body", "0 bytes")
+    header = jpeg.read_header(data)
+    picture = _ordinary_jpeg(data, header, transform, limits) if header else None
+    return picture or _any_picture(data, transform, limits)
+
+
+def _ordinary_jpeg(data: bytes, header: jpeg.Header, transform: Transform, limits: Limits) -> Picture | None:
+    """The same as `_any_picture`, sooner; None where the decoder has something to say about the file."""
+    width, height = header.width, header.height
+    _check_sides(width, height, limits)
+    _check_scans(data)
+    scaled = _scaled_size(width, height, transform, limits)
+    # Decoded at 1/2, 1/4 or 1/8, with at least twice the target left for the exact resizing.
+    divided_by = jpeg.divisor(header, (scaled[0] * 2, scaled[1] * 2)) if scaled else 1
+    with _memory_for(width * height // divided_by**2):
+        pixels = jpeg.decode(data, header, divided_by)
+        if pixels is None:
+            return None
+        if scaled and scaled[0] <= width and scaled[1] <= height:
+            image = _shrunk(pixels, scaled, (height / divided_by, width / divided_by))
+        else:
+            image = _resized(Image.fromarray(pixels), scaled)
+    turn = UPRIGHT.get(header.orientation)
+    result = _finished(srgb(image, header.profile), turn, scaled is not None, transform)
+    return Picture(_encoded(result, transform), *result.size, *_upright(width, height, turn), "jpeg", 1)
+
+
+def _any_picture(data: bytes, transform: Transform, limits: Limits) -> Picture:
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
-        _check_header(data, image, max_pixels, max_aspect)
-        scaled = _scaled_size(width, height, transform, max_pixels)
+        _check_sides(width, height, limits)
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(data)
+        scaled = _scaled_size(width, height, transform, limits)
         if scaled:
-            # JPEGs can be decoded at 1/2, 1/4 or 1/8: at least twice the target is kept for the exact resizing.
             image.draft(None, (scaled[0] * 2, scaled[1] * 2))
-        with _giants if image.width * image.height > GIANT_PIXELS else nullcontext():
+        with _memory_for(image.width * image.height):
             image.load()
-            plain = _plain(image)
-            if scaled:
-                shrinks = scaled[0] < plain.width
-                plain = plain.resize(scaled, Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS)
+            pixels = _resized(plain(image), scaled)
         turn = UPRIGHT.get(_orientation(image))
-        result = _srgb(plain, image.info.get("icc_profile"))
-        if turn is not None:
-            result = result.transpose(turn)
-        if scaled:
-            result = _squared(result, transform)
+        result = _finished(srgb(pixels, image.info.get("icc_profile")), turn, scaled is not None, transform)
         encoded = _encoded(result, transform)
-        source = (height, width) if turn in SIDEWAYS else (width, height)
         # Counting moves the file to other frames, so it comes last.
-        return Picture(encoded, *result.size, *source, (image.format or "").lower(), _frames(image, data))
+        frames = _frames(image, data)
+        return Picture(encoded, *result.size, *_upright(width, height, turn), (image.format or "").lower(), frames)
 
 
-def _check_header(data: bytes, image: Image.Image, max_pixels: int, max_aspect: float) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageRefused("too_many_pixels", f"{width} x {height}, at most {max_pixels} pixels are decoded")
-    if max(width, height) > max_aspect * min(width, height):
+def _memory_for(pixels: int) -> AbstractContextManager[Any]:
+    return _giants if pixels > GIANT_PIXELS else nullcontext()
+
+
+def _check_sides(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        raise ImageRefused("too_many_pixels", f"{width} x {height}, at most {limits.pixels} pixels are decoded")
+    if max(width, height) > limits.aspect * min(width, height):
         raise ImageRefused("extreme_aspect", f"{width} x {height}")
-    if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+
+
+def _check_scans(data: bytes) -> None:
+    if (scans := jpeg.count_scans(data)) > MAX_SCANS:
         raise ImageRefused("too_many_scans", f"{scans} scans")
 
 
-def _scaled_size(width: int, height: int, transform: Transform, max_pixels: int) -> tuple[int, int] | None:
+def _scaled_size(width: int, height: int, transform: Transform, limits: Limits) -> tuple[int, int] | None:
     """The size after resizing and before padding or cropping; None = pixels stay as they are."""
     if transform.resize == "no" or transform.size is None:
         return None
@@ -220,80 +280,44 @@ def _scaled_size(width: int, height: int, transform: Transform, max_pixels: int)
         return None
     scale = transform.size / side
     scaled = max(1, round(width * scale)), max(1, round(height * scale))
-    if scaled[0] * scaled[1] > max_pixels:
+    if scaled[0] * scaled[1] > limits.pixels:
         raise ImageRefused("too_many_pixels", f"{width} x {height} would become {scaled[0]} x {scaled[1]}")
     return scaled
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The picture as L, RGB or CMYK with 8 bits: wider samples scaled, palette and alpha resolved on white."""
-    mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        return _eight_bits(image)
-    if mode in ("PA", "LA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGB", layer.size, "white")
-        white.paste(layer, mask=layer.getchannel("A"))
-        return white
-    if mode in ("L", "RGB", "CMYK"):
+def _resized(image: Image.Image, scaled: tuple[int, int] | None) -> Image.Image:
+    if scaled is None:
         return image
-    if mode == "1":
-        return image.convert("L")
-    if mode in ("P", "RGBX", "YCbCr", "HSV"):
-        return image.convert("RGB")
-    raise ImageRefused("unsupported_format", f"pixels of mode {mode}")
+    if image.mode in ("L", "RGB") and scaled[0] <= image.width and scaled[1] <= image.height:
+        import numpy as np
+
+        return _shrunk(np.asarray(image), scaled)
+    return image.resize(scaled, Image.Resampling.BOX if scaled[0] < image.width else Image.Resampling.LANCZOS)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey with wide samples as L: 16-bit samples divided by 257, others stretched where no white is defined."""
-    if image.mode.startswith("I;16"):
-        image = image.convert("I")
-        low, high = 0.0, 65535.0
-    else:
-        low, high = _black_and_white(image)
-    scale = 255 / (high - low) if high > low else 0.0
-    return image.point(lambda value: value * scale + (0.5 - low * scale)).convert("L")
+def _shrunk(
+    pixels: "NDArray[np.uint8]", scaled: tuple[int, int], extent: tuple[float, float] | None = None
+) -> Image.Image:
+    from gbif_platform.images.area import area_mean
+
+    return Image.fromarray(area_mean(pixels, scaled[1], scaled[0], extent))
 
 
-def _black_and_white(image: Image.Image) -> tuple[float, float]:
-    """The values that become 0 and 255 in a picture of mode I (32-bit integers) or F (floats)."""
-    low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]  # one band: two numbers
-    for white in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
-        if low >= 0 and high <= white:
-            return 0.0, white
-    return low, high
+def _upright(width: int, height: int, turn: Image.Transpose | None) -> tuple[int, int]:
+    return (height, width) if turn in SIDEWAYS else (width, height)
 
 
-def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """L, RGB or CMYK to RGB, through the embedded ICC profile where it is usable and not sRGB already."""
-    if profile and len(profile) <= MAX_PROFILE_BYTES:
-        conversion = _conversion(profile, image.mode)
-        if conversion is not None:
-            return ImageCms.applyTransform(image, conversion) or image
-    return image.convert("RGB")
-
-
-@lru_cache(maxsize=64)
-def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From an ICC profile to sRGB; None where it is damaged, of another colour space, or sRGB itself."""
-    try:
-        source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if source.profile.xcolor_space.strip() != {"L": "GRAY"}.get(mode, mode):
-            return None
-        if "sRGB" in (source.profile.profile_description or ""):
-            return None
-        # Threads share the conversion, so Little CMS must not keep its one-pixel cache in it.
-        return ImageCms.buildTransform(
-            source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=ImageCms.Flags.NOCACHE
-        )
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return None
+def _finished(image: Image.Image, turn: Image.Transpose | None, resized: bool, transform: Transform) -> Image.Image:
+    """Upright, and padded or cropped to a square where it was resized for one."""
+    if turn is not None:
+        image = image.transpose(turn)
+    return _squared(image, transform) if resized else image
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; broken metadata counts as upright."""
     try:
-        return int(image.getexif().get(ORIENTATION_TAG, 1))
+        return int(image.getexif().get(jpeg.ORIENTATION_TAG, 1))
     except Exception:  # metadata parsers raise anything, and a picture without metadata is a picture
         return 1
 
@@ -301,15 +325,17 @@ def _orientation(image: Image.Image) -> int:
 def _squared(image: Image.Image, transform: Transform) -> Image.Image:
     if transform.size is None or transform.resize not in ("border", "center_crop"):
         return image
-    left, top = (image.width - transform.size) // 2, (image.height - transform.size) // 2
+    size = transform.size
     if transform.resize == "center_crop":
-        return image.crop((left, top, left + transform.size, top + transform.size))
-    square = Image.new("RGB", (transform.size, transform.size), "white")
-    square.paste(image, (-left, -top))
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        return image.crop((left, top, left + size, top + size))
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return square
 
 
 def _encoded(image: Image.Image, transform: Transform) -> bytes:
+    # Pillow's encoder for JPEG too: simplejpeg's takes the fast DCT below quality 96 and loses 0.1 dB in no less time.
     buffer = BytesIO()
     # Without this, Pillow would copy profile and comments of the original into the result.
     image.info = {}

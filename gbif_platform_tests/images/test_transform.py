@@ -4,6 +4,8 @@ import csv
 import random
 import resource
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from io import BytesIO
@@ -15,12 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from gbif_platform.dataset import DatasetFileError, parse_dataset
 from gbif_platform.errors import PlatformError
 from gbif_platform.images.reasons import rule_of
-from gbif_platform.images.transform import ImageRefused, Picture, Transform, transform_image
+from gbif_platform.images.transform import ImageRefused, Picture, Transform, transform_image, warm_up
 
 DIFFICULT = Path(__file__).resolve().parents[3] / "shared" / "data" / "difficult" / "dev"
 LOSSLESS = Transform(resize="no", format="png")
+
+# Compiling, once on a machine, is not what the tests time.
+warm_up()
 
 # Pillow warns of broken metadata; the package silences that, pytest turns it on again.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
@@ -244,6 +250,41 @@ def test_keys_name_what_changes_the_result_and_nothing_else() -> None:
     assert Transform().key == "keep_ratio-256-jpeg-92"
     assert Transform(64, "border", False, "webp", 80).key == "border-64-always-webp-80"
     assert Transform(None, "no", format="png", quality=3).key == Transform(64, "no", format="png").key == "no-png"
+    assert Transform(renditions=False).key == "keep_ratio-256-jpeg-92-originals"
+    assert Transform(None, "no", renditions=False).key == Transform(None, "no").key
+    assert Transform(keep_original=True).key == Transform().key
+
+
+def test_a_dataset_file_sets_renditions_and_originals() -> None:
+    text = "type: gbif_platform.components.ImageDataset\nattributes:\n  source: {archive: a.zip}\n  label: species\n"
+    spec = parse_dataset(text + "  images: {renditions: false, keep_original: true}\n", Path("/frogs.yaml"))
+    assert spec.images == Transform(renditions=False, keep_original=True)
+    for key in ("renditions", "keep_original"):
+        with pytest.raises(DatasetFileError, match=f"frogs.yaml:5: images.{key}"):
+            parse_dataset(text + f"  images: {{{key}: perhaps}}\n", Path("/frogs.yaml"))
+
+
+def test_reading_a_dataset_file_waits_for_no_decoder() -> None:
+    code = "import sys, gbif_platform.images.transform; print({'numpy', 'numba', 'torch'} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert told.stdout.strip() == "set()"
+
+
+def test_where_the_compiled_part_is_missing_no_picture_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gbif_platform.images.area", None)
+    with pytest.raises(ImportError):
+        transform_image(encoded(quarters(), "JPEG"), Transform())
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("stored", ["jpeg", "png", "webp"])
+def test_equal_bytes_give_equal_bytes_without_metadata(form: str, stored: Any) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    data = encoded(quarters(), form, exif=exif)
+    first, second = (transform_image(data, Transform(16, format=stored)) for _ in range(2))
+    assert first == second
+    assert not {"exif", "icc_profile", "comment", "xmp"} & set(decoded(first).info)
 
 
 @pytest.mark.parametrize(
