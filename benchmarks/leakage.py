@@ -47,11 +47,11 @@ def stored_pictures(objects: ObjectStore) -> pl.DataFrame:
     with (MONKEYS / "labels.csv").open(newline="") as file:
         listed = list(csv.DictReader(file))
     rows, squares = [], []
-    with ShardWriter(objects, STORED) as writer:
+    with ShardWriter(objects, STORED.key) as writer:
         for number, row in enumerate(listed):
             stored = transform_image((MONKEYS / row["file"]).read_bytes(), STORED).data
             media_id = f"m{number:04d}"
-            offset, size = writer.add(media_id, stored)
+            offset, size = writer.add(media_id, stored, STORED.suffix)
             squares.append(grey_square(stored))
             rows.append(
                 {

@@ -10,6 +10,7 @@ from gbif_platform.settings import Settings, load_settings
 from gbif_platform.storage import tables
 from gbif_platform.storage.lake import Lake
 from gbif_platform.storage.objects import ObjectStore
+from gbif_platform.storage.shard_cache import ShardCache
 
 log = logging.getLogger("gbif_platform")
 
@@ -55,6 +56,14 @@ class Platform:
     def objects(self) -> ObjectStore:
         """The object store."""
         return ObjectStore(self.settings.objects_url)
+
+    @cached_property
+    def shards(self) -> ObjectStore | ShardCache:
+        """The object store for who reads pictures again and again: shards from S3 are copied to this machine."""
+        most = int(self.settings.shard_cache_gb * 1e9)
+        if self.objects.folder or not most:
+            return self.objects
+        return ShardCache(self.objects, self.settings.home / "cache" / "shards", most)
 
     def work_folder(self, *parts: str) -> Path:
         """A local folder for resumable work in progress; what is finished goes to the lake or the object store."""

@@ -7,7 +7,7 @@ from types import TracebackType
 import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from gbif_platform.platform import Platform
 
@@ -28,9 +28,9 @@ class RunDisplay:
         self._said: dict[str, float] = {}
         self._bars = Progress(
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", table_column=Column(no_wrap=True, min_width=28)),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]:>16}"),
+            TextColumn("{task.fields[count]:>16}", table_column=Column(no_wrap=True, min_width=16)),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", style="dim"),
             console=self.console,

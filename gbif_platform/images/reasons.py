@@ -44,6 +44,9 @@ RULES: dict[str, Rule] = {
     "bad_response": TRANSIENT,
     "bad_encoding": TRANSIENT,
     "host_busy": Rule("failed", 0, HOUR),
+    "host_down": Rule("failed", 0, HOUR),
+    "worker_lost": Rule("failed", 1, HOUR),
+    "damaged": Rule("failed", 0, HOUR),
     "internal_error": Rule("failed", 0, HOUR),
     "tls_error": LASTING,
     "bad_redirect": LASTING,
@@ -56,6 +59,7 @@ RULES: dict[str, Rule] = {
     "unsupported_scheme": NEVER,
     "invalid_url": NEVER,
     "forbidden_address": REFUSED,
+    "robots": REFUSED,
     "too_many_bytes": REFUSED,
     "too_many_pixels": REFUSED,
     "too_many_scans": REFUSED,
@@ -69,6 +73,9 @@ RULES: dict[str, Rule] = {
     "corrupt_image": REFUSED,
     "not_encodable": REFUSED,
 }
+
+# The picture was withdrawn or is kept from us, or the fault is ours: GBIF's copy of it is not asked for either.
+NOT_FROM_THE_CACHE = {"http_401", "http_402", "http_403", "http_410", "http_451", "worker_lost", "internal_error"}
 
 
 def rule_of(reason: str) -> Rule:

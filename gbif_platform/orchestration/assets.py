@@ -11,6 +11,7 @@ from gbif_platform.dataset import Dataset
 from gbif_platform.errors import PlatformError, explained
 from gbif_platform.orchestration.keys import DATASET_TAG, asset_key, partitions
 from gbif_platform.orchestration.metadata import check_result, metadata
+from gbif_platform.orchestration.observations import Observations
 from gbif_platform.platform import Platform
 from gbif_platform.steps import (
     balanced_samples,
@@ -239,7 +240,8 @@ def build_asset(dataset: Dataset, shell: Shell) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         platform.progress(shell.stage, 0, None, "")
         try:
-            report = shell.step(Run(platform, dataset, context.partition_key, context.run.run_id))
+            observe = Observations(context, key)
+            report = shell.step(Run(platform, dataset, context.partition_key, context.run.run_id, observe))
         except Exception as error:
             if known := explained(error):
                 raise failure(known) from error

@@ -1,149 +1,213 @@
-"""Step `downloaded_images`: fetch what the ledger lacks, and nothing else."""
+"""Step `downloaded_images`: fetch what the ledger lacks and nothing else, and mend what was damaged since."""
 
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import duckdb
 import polars as pl
 
 from gbif_platform.errors import PlatformError
 from gbif_platform.images.grid import sample_grid
-from gbif_platform.images.request import FetchOptions
-from gbif_platform.images.run import FetchProgress, fetch_images
+from gbif_platform.images.progress import FetchSummary
+from gbif_platform.images.run import ORIGINAL
 from gbif_platform.images.shards import ShardProblem, read_member, verify_shard
 from gbif_platform.plots import bars
-from gbif_platform.settings import Settings, fingerprint
+from gbif_platform.settings import fingerprint
+from gbif_platform.steps.fetch_plan import fetch_wanted
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage import tables
+from gbif_platform.storage.lake import quoted
 from gbif_platform.storage.tables import Outcome
 
 NAME = "downloaded_images"
 GRID = 30
 VERIFIED_SHARDS = 3
+ROWS_TOLD = 50
+
+SEEN = (
+    "SELECT media_id, url_id, gbif_id, lower(split_part(url, '/', 3)) AS host, label, status, reason, sha256, "
+    "CASE WHEN status IS DISTINCT FROM 'ok' THEN concat_ws(' ', url, detail) END AS told, source_bytes, "
+    "shard, shard_offset, shard_size, fetched_at FROM pictures"
+)
+OUTCOMES = (
+    "count(*) AS media, count(*) FILTER (WHERE status = 'ok') AS ok, count(*) FILTER (WHERE status = 'failed') AS "
+    "failed, count(*) FILTER (WHERE status = 'refused') AS refused, mode(reason) FILTER (WHERE status <> 'ok') AS "
+    "main_reason, coalesce(sum(source_bytes), 0)::BIGINT AS bytes_received"
+)
 
 
 class NothingArrived(PlatformError):
     """Not one of the sampled pictures could be had."""
 
 
-def _reasons(refused: pl.DataFrame) -> str:
-    counts = refused.group_by("reason").len().sort("len", descending=True).head(4)
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.iter_rows())
-    return f"none of {len(refused):,} pictures arrived: {reasons}"
-
-
-def fetch_options(settings: Settings) -> FetchOptions:
-    """The fetcher's options from the settings."""
-    return FetchOptions(
-        concurrency=settings.fetch_concurrency,
-        per_host=settings.fetch_per_host,
-        deadline=settings.fetch_timeout,
-        retries=settings.fetch_retries,
-        max_bytes=settings.fetch_max_bytes,
-        max_pixels=settings.fetch_max_pixels,
-        user_agent=settings.user_agent,
-        allow_private=settings.allow_private_hosts,
-    )
-
-
 def downloaded_images(run: Run) -> Report:
     """Fetch the sampled pictures that the ledger does not hold, or whose failure is due for another try.
 
-    A kill loses at most the shard in work; running again goes on from there.
+    A kill loses at most what was not yet committed; running again goes on from there.
     """
     upstream, start = run.version_of("balanced_samples"), time.monotonic()
-    requested = _fetch_missing(run)
+    rounds = [fetch_wanted(run, NAME, retry_failed=run.platform.settings.retry_failed)]
     with run.reader() as con:
-        pictures = run.pictures(con)  # noqa: F841  read by name
-        state = con.sql(
-            "SELECT md5(string_agg(concat_ws(' ', media_id, status, sha256), '\n' ORDER BY media_id)) FROM pictures"
-        ).fetchone()
-        refused = con.sql(
-            "SELECT media_id AS row_ref, coalesce(reason, 'not_fetched') AS reason, "
-            "concat_ws(' ', url, detail) AS detail FROM pictures WHERE status IS DISTINCT FROM 'ok' ORDER BY media_id"
-        ).pl()
-        arrived = con.sql("SELECT * FROM pictures WHERE status = 'ok' ORDER BY media_id").pl()
-    rows_in = run.count("balanced_samples")
-    if rows_in and arrived.is_empty():
-        raise NothingArrived(
-            _reasons(refused), f"check the network, then gbif-platform run {run.dataset.name} --retry-failed"
+        columns = _look(run, con)
+        sound, damaged = _verified(run, con, rounds)
+        rows_in = run.count("balanced_samples")
+        arrived = _count(con, "SELECT count(*) FROM seen WHERE status = 'ok'")
+        if rows_in and not arrived:
+            raise NothingArrived(
+                _reasons(con), f"check the network, then gbif-platform run {run.dataset.name} --retry-failed"
+            )
+        seconds = time.monotonic() - start
+        written = run.compute(
+            NAME, fingerprint(NAME, upstream, _state(con)), lambda _, work: _outcome(con, work, rows_in, seconds)
         )
-    outcome = Outcome({}, rows_in, len(arrived), refused=refused, seconds=time.monotonic() - start)
-    written = run.compute(NAME, fingerprint(NAME, upstream, state), lambda con, work: outcome)
-    report = run.account(NAME, rows_in)
-    report.written = written or requested > 0
-    report.numbers["requested_now"] = requested
-    report.columns = {name: str(kind) for name, kind in arrived.schema.items()}
-    _describe(run, report, arrived)
+        report = run.account(NAME, rows_in)
+        report.columns = columns
+        report.numbers |= _numbers(rounds) | {"damaged": damaged}
+        report.written = written or report.numbers["requested_now"] > 0
+        report.checks.append(sound)
+        _describe(run, con, report)
     return report
 
 
-def _fetch_missing(run: Run) -> int:
-    """Fetch what is missing or due; returns how many URLs were asked for."""
-    due = "status = 'failed'" if run.platform.settings.retry_failed else "status <> 'ok' AND retry_at <= now()"
-    with run.reader() as con:
-        pictures = run.pictures(con)  # noqa: F841  read by name
-        plan = con.sql(
-            "SELECT url_id, max(url) AS url FROM pictures "  # of http and https twins: https
-            f"WHERE status IS NULL OR ({due}) GROUP BY url_id ORDER BY url_id"
-        ).pl()
-    if plan.is_empty():
-        return 0
-    report_progress = run.progress(NAME)
-    settings = run.platform.settings
+def _look(run: Run, con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Read what the ledger knows of the sampled media into the table `seen`; returns the columns that there are."""
+    pictures = run.pictures(con)
+    con.execute(f"CREATE OR REPLACE TEMP TABLE seen AS {SEEN}")
+    return dict(zip(pictures.columns, map(str, pictures.types), strict=True))
 
-    def show(progress: FetchProgress) -> None:
-        lost = progress.failed + progress.refused
-        note = f"{progress.images_per_second:.0f} pictures/s, {lost} refused or failed"
-        report_progress(progress.done, len(plan), note)
 
-    fetch_images(
-        plan.iter_rows(),
-        total=len(plan),
-        objects=run.platform.objects,
-        transform=run.dataset.images,
-        options=fetch_options(settings),
-        commit=lambda rows: tables.add_images(run.platform.lake, rows, run_id=run.run_id),
-        progress=show,
-        shard_images=settings.shard_images,
+def _state(con: duckdb.DuckDBPyConnection) -> object:
+    """What the rows depend on, whatever their order."""
+    return con.execute(
+        "SELECT count(*), sum(md5_number_lower(told)), sum(md5_number_upper(told)) "
+        "FROM (SELECT concat_ws(' ', media_id, status, sha256) AS told FROM seen)"
+    ).fetchone()
+
+
+def _outcome(con: duckdb.DuckDBPyConnection, work: Path, rows_in: int, seconds: float) -> Outcome:
+    """The account; pictures that did not arrive are its refused rows."""
+    refused = work / "refused.parquet"
+    con.execute(
+        "COPY (SELECT media_id AS row_ref, coalesce(reason, 'not_fetched') AS reason, told AS detail "
+        f"FROM seen WHERE status IS DISTINCT FROM 'ok' ORDER BY media_id) TO {quoted(str(refused))}"
     )
-    return len(plan)
+    return Outcome({}, rows_in, rows_in - tables.row_count(refused), refused=refused, seconds=seconds)
 
 
-def _describe(run: Run, report: Report, arrived: pl.DataFrame) -> None:
-    """Sizes, sample grid, reasons of failure, and the checks of the stored shards."""
-    stored = arrived.unique("url_id")
-    report.numbers |= {
-        "pictures": len(stored),
-        "shards": stored["shard"].n_unique(),
-        "stored_bytes": int(stored["shard_size"].sum()),
-        "source_bytes": int(stored["source_bytes"].sum()),
+def _reasons(con: duckdb.DuckDBPyConnection) -> str:
+    total = _count(con, "SELECT count(*) FROM seen")
+    counts = con.execute(
+        "SELECT coalesce(reason, 'not_fetched'), count(*) AS n FROM seen GROUP BY 1 ORDER BY n DESC, 1 LIMIT 4"
+    ).fetchall()
+    return f"none of {total:,} pictures arrived: " + ", ".join(f"{count:,} {reason}" for reason, count in counts)
+
+
+def _numbers(rounds: list[FetchSummary]) -> dict[str, int | float]:
+    """What was asked of the web now."""
+    seconds = sum(one.seconds for one in rounds)
+    numbers: dict[str, int | float] = {
+        "requested_now": sum(one.total for one in rounds),
+        "unchanged": sum(one.unchanged for one in rounds),
+        "bytes_received_now": sum(one.bytes_received for one in rounds),
     }
+    if seconds:
+        numbers["images_per_second"] = sum(one.ok for one in rounds) / seconds
+    return numbers
+
+
+def _describe(run: Run, con: duckdb.DuckDBPyConnection, report: Report) -> None:
+    """Sizes, who served what, reasons of failure, a sample grid."""
+    totals = con.execute(
+        "SELECT count(*) AS pictures, count(DISTINCT shard) AS shards, coalesce(sum(shard_size), 0)::BIGINT AS "
+        "stored_bytes, coalesce(sum(source_bytes), 0)::BIGINT AS source_bytes "
+        "FROM (SELECT DISTINCT url_id, shard, shard_size, source_bytes FROM seen WHERE status = 'ok')"
+    ).pl()
+    report.numbers |= totals.row(0, named=True)
+    report.tables |= _served(run, con)
     if "quarantined" in report.tables:
         reasons = report.tables["quarantined"]
         report.pictures["refused_by_reason"] = bars(reasons["reason"].to_list(), {"media": reasons["rows"].to_list()})
     # of each label a few in turn, so that a long tail does not crowd out the rare ones
-    chosen = arrived.with_columns(turn=pl.int_range(pl.len()).over("label")).sort("turn", "label").head(GRID)
+    chosen = con.execute(
+        "WITH few AS (SELECT label, min(media_id, $1) AS ids FROM seen WHERE status = 'ok' GROUP BY label), "
+        "turns AS (SELECT label, unnest(ids) AS media_id, generate_subscripts(ids, 1) AS turn FROM few "
+        "ORDER BY turn, label LIMIT $1) "
+        "SELECT seen.label, shard, shard_offset, shard_size FROM seen JOIN turns USING (media_id) "
+        "ORDER BY seen.label, media_id",
+        [GRID],
+    ).fetchall()
     tiles = [
-        (
-            read_member(run.platform.objects, row["shard"], row["shard_offset"], row["shard_size"]),
-            row["label"] or "no label",
-        )
-        for row in chosen.sort("label", "media_id").iter_rows(named=True)
+        (read_member(run.platform.objects, shard, offset, size), label or "no label")
+        for label, shard, offset, size in chosen
     ]
     if tiles:
         report.pictures["sample_grid"] = sample_grid(tiles)
-    newest = stored.group_by("shard").agg(pl.col("fetched_at").max()).sort("fetched_at")["shard"].tail(VERIFIED_SHARDS)
-    problems = [problem for shard in newest for problem in _verify(run, shard)]
-    says = "; ".join(f"{one.shard}: {one.problem} {one.url_id} {one.detail}" for one in problems[:3])
-    agreed = f"the newest {len(newest)} shards agree with the index"
-    report.checks.append(Check("shards_sound", not problems, says or agreed))
-    share = len(arrived) / max(1, report.numbers["rows_in"])
+    share = report.numbers["rows"] / max(1, report.numbers["rows_in"])
     report.checks.append(
         Check("most_arrived", share >= 0.5, f"{share:.1%} of the sampled media arrived", only_warn=True)
     )
 
 
-def _verify(run: Run, shard: str) -> list[ShardProblem]:
-    """Problems of a shard; a member that a later fetch replaced is none."""
-    rows = run.platform.lake.frame("SELECT * FROM images WHERE shard = ? AND status = 'ok'", [shard])
-    problems = verify_shard(run.platform.objects, shard, rows.to_dicts())
-    return [problem for problem in problems if problem.problem != "not_in_index"]
+def _served(run: Run, con: duckdb.DuckDBPyConnection) -> dict[str, pl.DataFrame]:
+    """What came of the media, by host and by the GBIF dataset that publishes them; the largest ones."""
+    publishers = run.rows(con, "occurrences", "gbif_id, dataset_key")  # noqa: F841  read by name
+    select = f"SELECT {{}}, {OUTCOMES} FROM {{}} GROUP BY 1 ORDER BY media DESC, 1 LIMIT {ROWS_TOLD}"
+    hosts = con.sql(select.format("host", "seen")).pl()
+    published = "seen JOIN publishers USING (gbif_id) WHERE dataset_key <> ''"
+    datasets = con.sql(select.format("dataset_key", published)).pl()
+    return {name: frame for name, frame in (("hosts", hosts), ("datasets", datasets)) if len(frame)}
+
+
+def _newest_shards(run: Run, con: duckdb.DuckDBPyConnection) -> list[str]:
+    """The last few shards that hold sampled pictures, and the last few of their originals."""
+    newest = f"GROUP BY shard ORDER BY max(fetched_at) DESC, shard LIMIT {VERIFIED_SHARDS}"
+    rows = con.execute(f"SELECT shard FROM seen WHERE status = 'ok' {newest}").fetchall()
+    if run.dataset.images.keep_original:
+        rows += con.execute(
+            "SELECT shard FROM lake.images SEMI JOIN seen USING (url_id) "
+            f"WHERE transform = '{ORIGINAL}' AND status = 'ok' {newest}"
+        ).fetchall()
+    return [shard for (shard,) in rows]
+
+
+def _verified(run: Run, con: duckdb.DuckDBPyConnection, rounds: list[FetchSummary]) -> tuple[Check, int]:
+    """Whether the newest shards agree with the ledger, and how many damaged pictures were fetched again for that."""
+    shards = _newest_shards(run, con)
+    problems, damaged = _problems(run, shards), 0
+    if problems:
+        damaged = tables.mark_damaged(run.platform.lake, _places(problems), run_id=run.run_id)
+        rounds.append(fetch_wanted(run, NAME))
+        _look(run, con)
+        shards = sorted({*shards, *_newest_shards(run, con)})
+        problems = _problems(run, shards)
+    says = "; ".join(f"{one.shard}: {one.problem} {one.url_id} {one.detail}" for one in problems[:3])
+    agreed = f"the newest {len(shards)} shards agree with the index"
+    agreed += f"; {damaged:,} damaged pictures were asked for again" if damaged else ""
+    return Check("shards_sound", not problems, says or agreed), damaged
+
+
+def _places(problems: Iterable[ShardProblem]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [(one.shard, one.url_id, f"{one.problem} {one.detail}".strip()) for one in problems],
+        schema={"shard": pl.String, "url_id": pl.String, "detail": pl.String},
+        orient="row",
+    )
+
+
+def _problems(run: Run, shards: list[str]) -> list[ShardProblem]:
+    """Pictures that the ledger says are stored, and that cannot be had from these shards."""
+
+    def problems(shard: str) -> list[ShardProblem]:
+        rows = run.platform.lake.frame(
+            "SELECT url_id, shard_offset, shard_size, sha256 FROM images WHERE shard = ? AND status = 'ok'", [shard]
+        )
+        return verify_shard(run.platform.objects, shard, rows.to_dicts()) if len(rows) else []
+
+    with ThreadPoolExecutor(max(1, len(shards)), thread_name_prefix="verify") as threads:
+        return [one for found in threads.map(problems, shards) for one in found if one.loses_picture]
+
+
+def _count(con: duckdb.DuckDBPyConnection, sql: str) -> int:
+    return int((con.execute(sql).fetchone() or (0,))[0])

@@ -47,18 +47,24 @@ class Report:
     written: bool = True
 
 
+def unobserved(numbers: Mapping[str, float]) -> None:
+    """Take no note of how a step goes on."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run over one snapshot of a dataset.
 
     Args:
         run_id: who writes, in the lake's history: Dagster's run id, or the name of a notebook.
+        observe: called with numbers, by name, about twice a second while a step that takes hours goes on.
     """
 
     platform: Platform
     dataset: Dataset
     snapshot: str
     run_id: str = "notebook"
+    observe: Callable[[Mapping[str, float]], None] = unobserved
 
     def stage(self, name: str) -> Stage:
         """The stage of this dataset and snapshot with that name."""

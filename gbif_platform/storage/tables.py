@@ -98,6 +98,8 @@ TABLES = {
     "value DOUBLE",
     "quarantine": f"{KEYS}, stage VARCHAR, row_ref VARCHAR, reason VARCHAR, detail VARCHAR",
 }
+STORED = ("sha256", "shard", "shard_offset", "shard_size", "etag", "last_modified", "checked_at")
+"""Columns of `images` that say nothing where no picture is stored."""
 PARTITION_KEYS = ("dataset", "snapshot")
 PARTITIONED = (
     "occurrences",
@@ -285,15 +287,47 @@ def stage_version(lake: Lake, stage: Stage) -> str | None:
 
 
 def add_images(lake: Lake, rows: list[dict[str, object]], *, run_id: str) -> None:
-    """Record fetched and failed pictures: the new row of a (url_id, transform) replaces the old one."""
+    """Record fetched and failed pictures: the new row of a (url_id, transform) replaces the old one.
+
+    A picture that is stored stays: where it is `unchanged`, or could not be had again, its row only learns when it was
+    last asked for (`checked_at`). One that was taken down meanwhile stays so.
+    """
     with lake.transaction(run_id, f"images: {len(rows)} rows") as con:
         empty = con.execute("SELECT * FROM lake.images LIMIT 0").pl()
-        con.register("incoming", pl.DataFrame(rows, schema=empty.schema).to_arrow())
+        con.register("asked", pl.DataFrame(rows, schema=empty.schema).to_arrow())
+        con.execute(
+            "CREATE TEMP TABLE stored AS SELECT url_id, transform, asked.status, asked.checked_at FROM asked "
+            "JOIN lake.images AS known USING (url_id, transform) WHERE known.status = 'ok' AND asked.status <> 'ok'"
+        )
+        con.execute(
+            "CREATE TEMP TABLE incoming AS FROM asked ANTI JOIN stored USING (url_id, transform) "
+            "WHERE status <> 'unchanged' AND url_id NOT IN (SELECT url_id FROM lake.images WHERE reason = 'taken_down')"
+        )
+        con.execute(
+            "UPDATE lake.images SET checked_at = stored.checked_at FROM stored "
+            "WHERE images.url_id = stored.url_id AND images.transform = stored.transform"
+        )
         con.execute(
             "DELETE FROM lake.images USING incoming "
             "WHERE images.url_id = incoming.url_id AND images.transform = incoming.transform"
         )
         con.execute("INSERT INTO lake.images BY NAME SELECT * FROM incoming")
+
+
+def mark_damaged(lake: Lake, places: pl.DataFrame, *, run_id: str) -> int:
+    """Make stored pictures failed ones, due now; returns how many.
+
+    Args:
+        places: `shard`, `url_id` and `detail`, each picture once.
+    """
+    with lake.transaction(run_id, f"images: {len(places)} damaged") as con:
+        con.register("places", places.to_arrow())
+        row = con.execute(
+            "UPDATE lake.images SET status = 'failed', reason = 'damaged', detail = places.detail, retry_at = now(), "
+            f"{', '.join(f'{column} = NULL' for column in STORED)} FROM places "
+            "WHERE images.shard = places.shard AND images.url_id = places.url_id AND images.status = 'ok'"
+        ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def add_hashes(lake: Lake, rows: pl.DataFrame, *, run_id: str) -> None:

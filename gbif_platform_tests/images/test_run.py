@@ -1,35 +1,37 @@
 """A whole run: shards and rows agree, whatever happens in between, and what was lost comes with the next run."""
 
 import asyncio
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gbif_platform.images import uploads
 from gbif_platform.images.request import FetchOptions
-from gbif_platform.images.run import FetchProgress, FetchSummary, fetch_images
+from gbif_platform.images.run import ORIGINAL, FetchProgress, FetchSummary, fetch_images
 from gbif_platform.images.shards import read_member, verify_shard
 from gbif_platform.images.transform import Transform
-from gbif_platform.storage.objects import ObjectStore
+from gbif_platform.storage import tables
+from gbif_platform.storage.objects import ObjectStore, ObjectStoreError
 from gbif_platform_tests.images.faulty_host import FaultyHost, picture
 
 OPTIONS = FetchOptions(stall_timeout=0.5, deadline=1, retries=1, backoff=0.01, allow_private=True)
-COLUMNS = {
-    "url_id", "transform", "url", "status", "reason", "detail", "http_status", "source_sha256", "sha256", "width",
-    "height", "source_width", "source_height", "source_bytes", "source_format", "frames", "shard", "shard_offset",
-    "shard_size", "attempts", "fetched_at", "retry_at",
-}  # fmt: skip
+COLUMNS = {column.split()[0] for column in tables.TABLES["images"].split(", ")}
 
 
 @pytest.fixture
@@ -155,6 +157,94 @@ def test_it_works_inside_a_running_loop(host: FaultyHost, objects: ObjectStore) 
         return fetch_urls([host.url("good/1")], objects, Ledger())
 
     assert asyncio.run(notebook()).ok == 1
+
+
+def test_originals_are_kept_in_shards_of_their_own(host: FaultyHost, objects: ObjectStore) -> None:
+    ledger = Ledger()
+    urls = [host.url(f"good/{number}") for number in range(3)] + [host.url("status/404")]
+    fetch_urls(urls, objects, ledger, transform=Transform(32, keep_original=True))
+    assert [row["status"] for row in ledger.rows].count("failed") == 2
+    originals = [row for row in ledger.rows if row["transform"] == ORIGINAL]
+    assert len(originals) == len(ledger.rows) / 2 == 4
+    for row in originals:
+        if row["status"] == "ok":
+            served = picture(int(row["url"].rpartition("/")[2]))
+            assert read_member(objects, row["shard"], row["shard_offset"], row["shard_size"]) == served
+            assert row["shard"].startswith("images/original/")
+            assert row["sha256"] == row["source_sha256"] == sha256(served).hexdigest()
+            assert (row["width"], row["height"]) == (row["source_width"], row["source_height"])
+    (shard,) = {row["shard"] for row in originals if row["shard"]}
+    assert verify_shard(objects, shard, [row for row in originals if row["status"] == "ok"]) == []
+    with tarfile.open(fileobj=BytesIO(objects.get(shard))) as tar:
+        assert sorted(tar.getnames()) == ["u0.jpg", "u1.jpg", "u2.jpg"]
+
+
+class SlowStore(ObjectStore):
+    """Takes its time for every object."""
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        time.sleep(0.5)
+        super().put(key, data)
+
+
+def test_the_next_shard_fills_while_one_is_stored(host: FaultyHost, tmp_path: Path) -> None:
+    objects, ledger = SlowStore(str(tmp_path)), Ledger()
+    filled: list[int] = []
+
+    def commit(rows: list[dict[str, Any]]) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        assert all(objects.exists(row["shard"]) for row in rows)
+        filled.append(len(host.seen))
+        ledger.commit(rows)
+
+    plan = [(f"u{n}", host.url(f"good/{n % 7}")) for n in range(40)]
+    summary = fetch_images(plan, total=40, objects=objects, commit=commit, options=OPTIONS, shard_images=10)
+    assert filled[0] >= 20
+    assert [len(call) for call in ledger.calls] == [10, 10, 10, 10]
+    assert summary.shards == [call[0]["shard"] for call in ledger.calls]
+
+
+class FailingStore(ObjectStore):
+    """Refuses so many requests to write, after having taken `sound` of them."""
+
+    def __init__(self, url: str, refusals: int, sound: int = 0, says: str = "Connection refused") -> None:
+        super().__init__(url)
+        self.refusals, self.sound, self.says = refusals, sound, says
+        self.asked = 0
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        self.asked += 1
+        if self.sound < self.asked <= self.sound + self.refusals:
+            raise ObjectStoreError(f"cannot write {key}: {self.says}")
+        super().put(key, data)
+
+
+def test_a_store_that_comes_back_is_waited_for(
+    host: FaultyHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_pauses", lambda: itertools.repeat(0.3))
+    objects, ledger, told = FailingStore(str(tmp_path), refusals=4, sound=1), Ledger(), set[str]()
+    urls = [host.url(f"good/{number % 7}") for number in range(30)]
+    summary = fetch_urls(urls, objects, ledger, shard_images=10, progress=lambda state: told.add(state.note))
+    assert (summary.ok, len(summary.shards), summary.trouble) == (30, 3, "")
+    assert [len(call) for call in ledger.calls] == [10, 10, 10]
+    assert any("waiting for the object store" in note and "Connection refused" in note for note in told)
+
+
+@pytest.mark.parametrize("says", ["Connection refused", "No space left on device (os error 28)"])
+def test_a_store_that_stays_away_ends_the_run_and_what_was_stored_stays(
+    says: str, host: FaultyHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(uploads, "_pauses", lambda: itertools.repeat(0.06))
+    objects, ledger = FailingStore(str(tmp_path), refusals=10**9, sound=1, says=says), Ledger()
+    with pytest.raises(ObjectStoreError, match=re.escape(says)):
+        fetch_urls([host.url(f"good/{number % 7}") for number in range(60)], objects, ledger, shard_images=10)
+    assert objects.asked == 2 if "space" in says else objects.asked > 2
+    assert [len(call) for call in ledger.calls] == [10]
+    assert list(objects.list("images")) == [ledger.rows[0]["shard"]]
+    assert fetch_threads() == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("upload")]
 
 
 def fetch_threads() -> list[str]:

@@ -62,12 +62,12 @@ class World:
         """Write shard, ledger, media and sample; the place of a medium is its sample key."""
         run, transform = self.run(), self.run().dataset.images
         ledger: dict[str, dict[str, object]] = {}
-        with ShardWriter(self.platform.objects, transform) as writer:
+        with ShardWriter(self.platform.objects, transform.key) as writer:
             for medium in media:
                 if medium.url_id in ledger:
                     continue
                 stored = transform_image(medium.data, transform).data
-                offset, size = writer.add(medium.url_id, stored)
+                offset, size = writer.add(medium.url_id, stored, transform.suffix)
                 ledger[medium.url_id] = {
                     "url_id": medium.url_id,
                     "transform": transform.key,

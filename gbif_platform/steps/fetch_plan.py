@@ -1,0 +1,118 @@
+"""What a snapshot still wants from the web, and the fetching of it."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+import polars as pl
+
+from gbif_platform.images.plan import Wanted
+from gbif_platform.images.progress import FetchProgress, FetchSummary
+from gbif_platform.images.request import FetchOptions
+from gbif_platform.images.run import ORIGINAL, Row, fetch_images
+from gbif_platform.images.takedown import TAKEN_DOWN
+from gbif_platform.settings import Settings
+from gbif_platform.steps.run import Run
+from gbif_platform.storage import tables
+
+SMALL_PLAN = 200
+"""Pictures that one process fetches sooner than several have started."""
+GBIF_CACHE = "/v1/image/cache"
+
+
+def wanted(run: Run, *, retry_failed: bool = False) -> pl.DataFrame:
+    """The pictures to ask for, one row a URL, with the columns of `Wanted`.
+
+    These are the sampled ones that the ledger lacks or whose failure is due for another try, those whose original is to
+    be kept and is not, and, past `refresh_days`, those to ask whether they have changed: only these have `etag` and
+    `last_modified`.
+
+    Args:
+        retry_failed: every failure is due.
+    """
+    keep = run.dataset.images.keep_original
+    missing = _missing("stored", retry_failed) + (f" OR {_missing('originals', retry_failed)}" if keep else "")
+    days = run.platform.settings.refresh_days
+    old = f"coalesce(stored.checked_at, stored.fetched_at) < now() - INTERVAL {days} DAY" if days else "false"
+    gbif_id = "min(gbif_id)" if run.dataset.source.gbif else "NULL::VARCHAR"
+    with run.reader() as con:
+        samples = run.rows(con, "balanced_samples", "DISTINCT url_id")  # noqa: F841  read by name
+        media = run.rows(con, "media_urls", "url_id, url, gbif_id")  # noqa: F841
+        stored = con.sql(f"FROM lake.images WHERE transform = '{run.dataset.images.key}'")  # noqa: F841
+        originals = con.sql(f"FROM lake.images WHERE transform = '{ORIGINAL}'")  # noqa: F841
+        return con.sql(
+            # narrow columns first: of a million pictures, few are wanted most of the time
+            f"WITH chosen AS (SELECT url_id, CASE WHEN NOT ({missing}) THEN stored.etag END AS etag, "
+            f"CASE WHEN NOT ({missing}) THEN stored.last_modified END AS last_modified "
+            f"FROM samples LEFT JOIN stored USING (url_id) {'LEFT JOIN originals USING (url_id)' if keep else ''} "
+            f"WHERE ({missing} OR {old}) AND url_id NOT IN "
+            f"(SELECT url_id FROM lake.images WHERE reason = '{TAKEN_DOWN}')) "
+            "SELECT url_id, max(url) AS url, "  # of http and https twins: https
+            f"any_value(etag) AS etag, any_value(last_modified) AS last_modified, {gbif_id} AS gbif_id "
+            "FROM chosen JOIN media USING (url_id) GROUP BY url_id ORDER BY url_id"
+        ).pl()
+
+
+def _missing(rows: str, retry_failed: bool) -> str:
+    """SQL: there is no row of a URL, or one of a failure that is due."""
+    due = f"{rows}.status = 'failed'" if retry_failed else f"{rows}.status <> 'ok' AND {rows}.retry_at <= now()"
+    return f"({rows}.status IS NULL OR ({due}))"
+
+
+def fetch_options(run: Run, total: int) -> FetchOptions:
+    """The fetcher's options for so many pictures, from the settings."""
+    settings = run.platform.settings
+    processes = settings.fetch_processes or _cpus()
+    cached = settings.fetch_gbif_cache and run.dataset.source.gbif
+    return FetchOptions(
+        processes=processes if total >= SMALL_PLAN else 1,
+        concurrency=settings.fetch_concurrency,
+        per_host=settings.fetch_per_host,
+        deadline=settings.fetch_timeout,
+        retries=settings.fetch_retries,
+        max_bytes=settings.fetch_max_bytes,
+        max_pixels=settings.fetch_max_pixels,
+        robots=frozenset(word.strip().lower() for word in settings.fetch_robots.split(",") if word.strip()),
+        gbif_cache=settings.gbif_url.rstrip("/") + GBIF_CACHE if cached else None,
+        user_agent=settings.user_agent,
+        allow_private=settings.allow_private_hosts,
+    )
+
+
+def fetch_wanted(run: Run, stage: str, *, retry_failed: bool = False) -> FetchSummary:
+    """Fetch what is `wanted` into shards and the ledger; a kill loses at most what was not yet committed."""
+    plan = wanted(run, retry_failed=retry_failed)
+    if plan.is_empty():
+        return FetchSummary(0)
+    tell = run.progress(stage)
+
+    def show(progress: FetchProgress) -> None:
+        tell(progress.done, progress.total, progress.note)
+        run.observe(progress.numbers)
+
+    def commit(rows: list[Row]) -> None:
+        tables.add_images(run.platform.lake, rows, run_id=run.run_id)
+
+    return _fetcher(run.platform.settings)(
+        (Wanted(*row) for row in plan.select(Wanted._fields).iter_rows()),
+        total=len(plan),
+        objects=run.platform.objects,
+        transform=run.dataset.images,
+        options=fetch_options(run, len(plan)),
+        commit=commit,
+        progress=show,
+        shard_images=run.platform.settings.shard_images,
+    )
+
+
+def _fetcher(settings: Settings) -> Callable[..., FetchSummary]:
+    """`fetch_images`, here or on a cluster."""
+    if settings.fetch_on == "machine":
+        return fetch_images
+    from gbif_platform.images.cluster import fetch_images_on_ray
+
+    return partial(fetch_images_on_ray, address=settings.ray_address)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
