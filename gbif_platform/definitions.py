@@ -7,14 +7,8 @@ import dagster as dg
 from gbif_platform.components import ImageDataset
 from gbif_platform.dataset import Dataset, named_datasets
 from gbif_platform.orchestration.automation import automation_sensor
+from gbif_platform.orchestration.executors import step_executor
 from gbif_platform.platform import Platform
-
-EXECUTORS = {
-    "multiprocess": dg.multiprocess_executor.configured(
-        {"start_method": {"forkserver": {"preload_modules": ["dagster", "gbif_platform.definitions"]}}}
-    ),
-    "in_process": dg.in_process_executor,
-}
 
 
 def build_defs(platform: Platform, datasets: list[Dataset]) -> dg.Definitions:
@@ -23,7 +17,7 @@ def build_defs(platform: Platform, datasets: list[Dataset]) -> dg.Definitions:
         *(ImageDataset(dataset).definitions(platform.settings) for dataset in datasets),
         dg.Definitions(
             resources={"platform": platform},
-            executor=EXECUTORS[platform.settings.executor],
+            executor=step_executor(platform.settings),
             sensors=[automation_sensor(platform.settings)],
         ),
     )
