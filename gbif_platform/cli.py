@@ -9,7 +9,9 @@ import click
 from gbif_platform import __version__
 from gbif_platform.commands.catalogue import catalogue
 from gbif_platform.commands.cite import cite
+from gbif_platform.commands.compact import compact, takedown
 from gbif_platform.commands.datasets import dataset
+from gbif_platform.commands.export import export
 from gbif_platform.commands.shared import Group, console, errors, find_dataset, initialise, tell, with_platform
 from gbif_platform.commands.snapshots import snapshot
 from gbif_platform.dataset import Dataset
@@ -156,7 +158,7 @@ def dev(platform: Platform, port: int, mlflow_port: int) -> None:
     serve(platform.settings, port, mlflow_port, console.print)
 
 
-for command in (dataset, snapshot, cite, catalogue):
+for command in (dataset, snapshot, cite, catalogue, export, compact, takedown):
     main.add_command(command)
 
 if __name__ == "__main__":

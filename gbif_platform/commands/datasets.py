@@ -24,7 +24,14 @@ def dataset() -> None:
 @click.option("--taxon", "taxa", multiple=True, help="Scientific name; repeatable. A GBIF download is requested.")
 @click.option("--country", "countries", multiple=True, help="ISO code, with --taxon; repeatable.")
 @click.option("--search", is_flag=True, help="With --taxon: search GBIF instead; small and without an account.")
-@click.option("--label", default="species", show_default=True, help="GBIF or Darwin Core term to learn.")
+@click.option(
+    "--urls",
+    type=click.Path(path_type=Path),
+    help="A list of URLs: txt, csv, tsv, parquet, json, jsonl, or a folder of them.",
+)
+@click.option("--url-column", help="With --urls: column of the URLs; default: url, image_url, identifier …")
+@click.option("--label-column", help="With --urls: column of the labels; default: label, species, class … or none.")
+@click.option("--label", help="GBIF or Darwin Core term to learn; default: species, of a list its label column.")
 @with_platform
 def dataset_new(
     platform: Platform,
@@ -34,17 +41,30 @@ def dataset_new(
     taxa: tuple[str, ...],
     countries: tuple[str, ...],
     search: bool,
-    label: str,
+    urls: Path | None,
+    url_column: str | None,
+    label_column: str | None,
+    label: str | None,
 ) -> None:
     """Write a dataset file to start from, with its choices explained."""
-    from gbif_platform.dataset_template import new_dataset, source_text
+    from gbif_platform.dataset_template import list_start, new_dataset, source_text
 
     file = platform.settings.datasets / f"{name}.yaml"
     if not re.fullmatch(NAME, name):
         raise PlatformError(f"{name!r} cannot name a dataset", "a letter, then letters, digits and _, all lower case")
     if name in shipped_datasets():
         raise PlatformError(f"{name} is a dataset that comes with the platform", "choose another name")
-    new_dataset(file, source_text(archive, doi, taxa, countries, search), label)
+    if urls:
+        if archive or doi or taxa or countries or search:
+            raise PlatformError(
+                "name one source", "--urls FILE goes with --url-column, --label-column and --label only"
+            )
+        start = list_start(urls, url_column, label_column or label)
+        new_dataset(file, start.source, start.label, licences=start.licences, labelled=start.labelled)
+    elif url_column or label_column:
+        raise PlatformError("--url-column and --label-column go with --urls", "add --urls FILE")
+    else:
+        new_dataset(file, source_text(archive, doi, taxa, countries, search), label or "species")
     console.print(f"wrote {file}\nnext: gbif-platform run {name}", soft_wrap=True)
 
 

@@ -9,8 +9,8 @@ import re
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from io import BytesIO
@@ -18,12 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from PIL import Image
+
 from gbif_platform.errors import PlatformError
-from gbif_platform.images.transform import Transform
 from gbif_platform.storage.objects import ObjectStore
 
 # WebDataset ends a sample's key at the first dot; a USTAR name has at most 100 bytes.
 MEMBER_KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
+ORIGINAL = "original"
+"""Name of the shards that hold bodies as hosts served them, which need not be what every library decodes."""
 # A reader may load a whole shard, so it also ends at this size.
 MAX_SHARD_BYTES = 256 * 2**20
 
@@ -40,11 +43,14 @@ class ShardWriter:
     """Writes one shard to a local temporary file and, on `close`, puts it whole into the object store.
 
     As a context manager it discards the shard when left without `close`. Until `close` the store shows nothing.
+
+    Args:
+        name: the folder of the shard below `images/`: the key of a transform, or `original`.
     """
 
-    def __init__(self, objects: ObjectStore, transform: Transform) -> None:
+    def __init__(self, objects: ObjectStore, name: str) -> None:
         self._objects = objects
-        self._transform = transform
+        self._name = name
         self._keys: set[str] = set()
         self._file: IO[bytes] = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed by close() or discard()
             prefix=PART_PREFIX, suffix=PART_SUFFIX
@@ -67,8 +73,8 @@ class ShardWriter:
         """Whether the shard has reached the size at which it should be closed."""
         return self._file.tell() >= MAX_SHARD_BYTES
 
-    def add(self, url_id: str, data: bytes) -> tuple[int, int]:
-        """Append a picture; returns (offset, size) of its bytes within the shard.
+    def add(self, url_id: str, data: bytes, suffix: str) -> tuple[int, int]:
+        """Append a picture as `<url_id><suffix>`; returns (offset, size) of its bytes within the shard.
 
         Raises:
             ShardError: an id that cannot name a member or is there already, or no room on the disk.
@@ -77,7 +83,7 @@ class ShardWriter:
             raise ShardError(f"url_id {url_id!r} cannot name a shard member", "use letters, digits, _ and - only")
         if url_id in self._keys:
             raise ShardError(f"url_id {url_id} comes twice", "plan every url_id once")
-        member = tarfile.TarInfo(url_id + self._transform.suffix)
+        member = tarfile.TarInfo(url_id + suffix)
         member.size = len(data)
         try:
             self._tar.addfile(member, BytesIO(data))
@@ -89,7 +95,7 @@ class ShardWriter:
         return self._file.tell() - blocks * tarfile.BLOCKSIZE, len(data)
 
     def close(self) -> str:
-        """Put the shard into the store; returns its key, `images/<transform>/<16 hex digits of its sha256>.tar`.
+        """Put the shard into the store; returns its key, `images/<name>/<16 hex digits of its sha256>.tar`.
 
         Raises:
             ShardError, ObjectStoreError: no room, or the store does not answer; nothing is visible then.
@@ -101,7 +107,7 @@ class ShardWriter:
                 content = file_digest(written, "sha256").hexdigest()
         except OSError as error:
             raise self._no_room(error) from error
-        key = f"images/{self._transform.key}/{content[:16]}.tar"
+        key = f"images/{self._name}/{content[:16]}.tar"
         self._objects.put(key, Path(self._file.name))
         self.discard()
         return key
@@ -133,10 +139,11 @@ def read_member(objects: ObjectStore, shard: str, offset: int, size: int) -> byt
 
 @dataclass(frozen=True)
 class ShardProblem:
-    """Something that is wrong with a shard or its index rows; `url_id` is empty where it concerns the whole shard.
+    """Something that is wrong with a shard or its index rows.
 
-    `problem` is one of `missing`, `unreadable`, `name_is_not_hash`, `not_in_shard`, `not_in_index`, `wrong_position`,
-    `wrong_bytes`.
+    `problem` is of the whole shard, and `url_id` empty: `missing`, `unreadable`, `name_is_not_hash`; or of a picture
+    that has to be fetched again: `missing` (with its shard), `not_in_shard`, `wrong_position`, `wrong_bytes`,
+    `not_decodable`; or of a member that the index does not know: `not_in_index`.
     """
 
     shard: str
@@ -144,36 +151,95 @@ class ShardProblem:
     problem: str
     detail: str = ""
 
+    @property
+    def loses_picture(self) -> bool:
+        """Whether the picture `url_id` cannot be had from the shard."""
+        return bool(self.url_id) and self.problem != "not_in_index"
+
 
 def verify_shard(objects: ObjectStore, shard: str, rows: Iterable[Mapping[str, Any]]) -> list[ShardProblem]:
-    """Compare a shard with its index rows (`url_id`, `shard_offset`, `shard_size`, `sha256`); empty = all agree."""
+    """Compare a shard with its index rows (`url_id`, `shard_offset`, `shard_size`, `sha256`); empty = all agree.
+
+    One picture at a time is in memory; a shard from S3 goes through a temporary file.
+
+    Raises:
+        ObjectStoreError: the store does not answer.
+    """
     index = {str(row["url_id"]): row for row in rows}
     try:
-        content = objects.get(shard)
+        with _opened(objects, shard) as file:
+            return list(_problems(shard, file, index))
     except FileNotFoundError:
-        return [ShardProblem(shard, "", "missing")]
-    problems = []
-    if Path(shard).stem != sha256(content).hexdigest()[:16]:
-        problems.append(ShardProblem(shard, "", "name_is_not_hash"))
-    try:
-        with tarfile.open(fileobj=BytesIO(content), mode="r:") as tar:
-            members = {member.name.partition(".")[0]: (member.offset_data, member.size) for member in tar}
-    except tarfile.TarError as error:
-        return [*problems, ShardProblem(shard, "", "unreadable", str(error))]
-    problems += [ShardProblem(shard, url_id, "not_in_index") for url_id in members.keys() - index.keys()]
+        return [ShardProblem(shard, url_id, "missing") for url_id in ("", *index)]
+
+
+@contextmanager
+def _opened(objects: ObjectStore, shard: str) -> Iterator[IO[bytes]]:
+    if path := objects.path_of(shard):
+        with path.open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory(prefix=PART_PREFIX) as folder:
+        copy = Path(folder) / "shard.tar"
+        objects.copy_to(shard, copy)
+        with copy.open("rb") as file:
+            yield file
+
+
+def _problems(shard: str, file: IO[bytes], index: Mapping[str, Mapping[str, Any]]) -> Iterator[ShardProblem]:
+    if Path(shard).stem != file_digest(file, "sha256").hexdigest()[:16]:  # type: ignore[arg-type]
+        yield ShardProblem(shard, "", "name_is_not_hash")
+    members, torn = _members(file)
+    if torn:
+        yield ShardProblem(shard, "", "unreadable", torn)
+    for url_id in members.keys() - index.keys():
+        yield ShardProblem(shard, url_id, "not_in_index")
     for url_id, row in index.items():
-        problem = _compare(members.get(url_id), row, content)
+        place = row["shard_offset"], row["shard_size"]
+        # Past a torn header the tar tells nothing, but a picture may lie whole where the index says.
+        found = members.get(url_id, place if torn else None)
+        problem = _compare(found, row, file, decode=Path(shard).parent.name != ORIGINAL)
         if problem:
-            problems.append(ShardProblem(shard, url_id, *problem))
-    return problems
+            yield ShardProblem(shard, url_id, *problem)
 
 
-def _compare(found: tuple[int, int] | None, row: Mapping[str, Any], content: bytes) -> tuple[str, str] | None:
+def _members(file: IO[bytes]) -> tuple[dict[str, tuple[int, int]], str]:
+    """(offset, size) of each member by its key, and why there may be more of them; empty = the tar is whole."""
+    members: dict[str, tuple[int, int]] = {}
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                members[member.name.partition(".")[0]] = (member.offset_data, member.size)
+            file.seek(tar.offset)  # the library takes a damaged header for the end
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                return members, f"no header at byte {tar.offset}"
+    except tarfile.TarError as error:
+        return members, str(error)
+    return members, ""
+
+
+def _compare(
+    found: tuple[int, int] | None, row: Mapping[str, Any], file: IO[bytes], *, decode: bool
+) -> tuple[str, str] | None:
     offset, size = row["shard_offset"], row["shard_size"]
     if found is None:
         return "not_in_shard", ""
     if found != (offset, size):
         return "wrong_position", f"index says {offset}+{size}, the tar says {found[0]}+{found[1]}"
-    if sha256(content[offset : offset + size]).hexdigest() != row["sha256"]:
+    file.seek(offset)
+    data = file.read(size)
+    if sha256(data).hexdigest() != row["sha256"]:
         return "wrong_bytes", ""
+    return _not_decodable(data) if decode else None
+
+
+def _not_decodable(data: bytes) -> tuple[str, str] | None:
+    """What is wrong with a picture whose bytes are as they were stored: it was no whole picture then."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.draft("RGB", (8, 8))  # a JPEG is read whole all the same, in two thirds of the time
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return "not_decodable", str(error)
     return None

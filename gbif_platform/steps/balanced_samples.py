@@ -47,11 +47,11 @@ def balanced_samples(run: Run) -> Report:
     )
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
-        with _bounded(run.platform.lake, work) as bounded:
+        with bounded(run.platform.lake, work) as own:
             return sampling.balanced_sample(
-                bounded,
-                run.rows(bounded, "media_urls"),
-                run.rows(bounded, "occurrences"),
+                own,
+                run.rows(own, "media_urls"),
+                run.rows(own, "occurrences"),
                 label=spec.label,
                 filters=spec.filters,
                 sampling=spec.sampling,
@@ -82,7 +82,7 @@ def asked_for(dataset: Dataset) -> dict[str, list[str]]:
 
 
 @contextmanager
-def _bounded(lake: Lake, work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def bounded(lake: Lake, work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with a memory limit; DuckDB's settings are a database's, so the lake is attached once more."""
     own = Lake(lake.catalog, lake.data, read_only=True)
     try:

@@ -93,8 +93,11 @@ def credit(run: Run, source_url: str = PUBLISHED_LATER) -> Credit:
     """
     with run.reader() as con:
         final = _final(run, con)
+        # GBIF's ids are numbers; those of rows of a list are not, and have no page there.
         manifest = con.sql("""
-            SELECT media_id, subset, gbif_id, 'https://www.gbif.org/occurrence/' || gbif_id AS occurrence,
+            SELECT media_id, subset, gbif_id,
+                   CASE WHEN regexp_full_match(gbif_id, '[0-9]+')
+                        THEN 'https://www.gbif.org/occurrence/' || gbif_id END AS occurrence,
                    dataset_key, license, license_text, creator, rights_holder, publisher, url, source_page
             FROM final ORDER BY media_id""").pl()
         counts, licences = _counts(con, final), _licences(con, final)

@@ -68,7 +68,7 @@ def _predict(run: Run, model: str, pictures: pl.DataFrame) -> pl.DataFrame:
         predict(
             bundle,
             Samples.from_table(pictures.to_arrow(), bundle.labels),
-            run.platform.objects,
+            run.platform.shards,
             progress=lambda done, total: report_progress(done, total, "pictures predicted"),
         )
     )

@@ -10,9 +10,10 @@ from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.archive import DarwinCoreArchive
 from gbif_platform.plots import bars
 from gbif_platform.settings import fingerprint
-from gbif_platform.sources import darwin_core
+from gbif_platform.sources import darwin_core, url_list
 from gbif_platform.sources.acquire import local_archive
 from gbif_platform.sources.snapshots import find_snapshot
+from gbif_platform.steps.balanced_samples import bounded
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage.tables import Outcome
 
@@ -34,7 +35,7 @@ class NoMultimedia(PlatformError):
 
 
 def media_urls(run: Run) -> Report:
-    """Read the archive's multimedia extension and join it to the occurrences.
+    """Read the archive's multimedia extension and join it to the occurrences; a list's rows are both.
 
     Raises:
         NoMultimedia: the archive has no multimedia extension, or an empty one.
@@ -42,6 +43,11 @@ def media_urls(run: Run) -> Report:
     snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
     version = fingerprint(NAME, media.VERSION, run.version_of("occurrences"))
     report_progress = run.progress(NAME)
+
+    def make_from_list(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
+        with bounded(run.platform.lake, work) as own:  # a list may be of any length
+            occurrences = run.rows(own, "occurrences")
+            return media.media_rows(own, url_list.media_lines(own, occurrences), occurrences, work)
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
         with DarwinCoreArchive(local_archive(run.platform, run.dataset, snapshot, report_progress)) as archive:
@@ -71,7 +77,7 @@ def media_urls(run: Run) -> Report:
         outcome.rows_in = (staged.rows_in if lines.lines is None else lines.lines) + split
         return outcome
 
-    written = run.compute(NAME, version, make)
+    written = run.compute(NAME, version, make_from_list if snapshot.kind == url_list.KIND else make)
     report = run.account(NAME)
     report.written = written
     report.columns = run.columns("media_urls")

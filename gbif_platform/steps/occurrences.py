@@ -5,11 +5,13 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from gbif_platform.dataset import UrlList
 from gbif_platform.gbif.archive import DarwinCoreArchive
+from gbif_platform.part import stated
 from gbif_platform.settings import fingerprint
-from gbif_platform.sources import darwin_core
+from gbif_platform.sources import darwin_core, url_list
 from gbif_platform.sources.acquire import local_archive
-from gbif_platform.sources.snapshots import find_snapshot
+from gbif_platform.sources.snapshots import Snapshot, find_snapshot
 from gbif_platform.steps.run import Report, Run
 from gbif_platform.storage.tables import Outcome, Rows, refusals
 
@@ -18,7 +20,7 @@ NO_VERBATIM = pl.DataFrame(schema={"gbif_id": pl.String, "row_ref": pl.String})
 
 
 def occurrences(run: Run) -> Report:
-    """Fetch the snapshot's archive if need be and read every occurrence of it.
+    """Fetch the snapshot's archive if need be and read every occurrence of it; or every row of a list of URLs.
 
     Where the dataset asks for it, the records as published go to the table `verbatim`.
 
@@ -27,7 +29,6 @@ def occurrences(run: Run) -> Report:
     """
     snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
     with_verbatim = run.dataset.source.verbatim
-    version = fingerprint(NAME, darwin_core.VERSION, snapshot.version, with_verbatim)
     report_progress = run.progress(NAME)
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
@@ -48,7 +49,12 @@ def occurrences(run: Run) -> Report:
                 return _with_verbatim(outcome, staged.file, staged.refused)
         return _with_verbatim(outcome, NO_VERBATIM, refusals([]))
 
-    written = run.compute(NAME, version, make)
+    def make_from_list(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
+        listed = local_archive(run.platform, run.dataset, snapshot)
+        return url_list.occurrence_rows(con, listed, _list_of(run, snapshot), run.dataset.label, work)
+
+    from_list = snapshot.kind == url_list.KIND
+    written = run.compute(NAME, _version(run, snapshot), make_from_list if from_list else make)
     report = run.account(NAME)
     report.written = written
     report.columns = run.columns("occurrences")
@@ -63,6 +69,19 @@ def occurrences(run: Run) -> Report:
         report.numbers["verbatim_rows"] = run.count("verbatim")
     report.texts |= {"source": snapshot.reference, "doi": snapshot.doi or "none"}
     return report
+
+
+def _version(run: Run, snapshot: Snapshot) -> str:
+    """What the rows depend on; those of a list also on what the dataset file says of its columns."""
+    if snapshot.kind == url_list.KIND:
+        columns = stated(_list_of(run, snapshot).model_copy(update={"files": ""}))
+        return fingerprint(NAME, url_list.VERSION, snapshot.version, columns, run.dataset.label)
+    return fingerprint(NAME, darwin_core.VERSION, snapshot.version, run.dataset.source.verbatim)
+
+
+def _list_of(run: Run, snapshot: Snapshot) -> UrlList:
+    """What the dataset file says of the list; it may have another source by now."""
+    return run.dataset.source.urls or UrlList(files=snapshot.reference)
 
 
 def _with_verbatim(outcome: Outcome, rows: Rows, refused: pl.DataFrame) -> Outcome:

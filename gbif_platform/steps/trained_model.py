@@ -136,7 +136,7 @@ def _train(
     )
     tracker = open_tracker(run, model, version, lake_version)
     result = train(
-        spec, subsets["train"], subsets["validation"], labels, run.platform.objects, work / "run",
+        spec, subsets["train"], subsets["validation"], labels, run.platform.shards, work / "run",
         tracker=tracker, progress=show,
     )  # fmt: skip
     taxonomy = _taxonomy(run, train_rows)

@@ -88,6 +88,10 @@ class Victim:
         """Rows of the lake."""
         return self.platform.lake.frame(sql)
 
+    def fetched(self) -> int:
+        """How many URLs the ledger knows."""
+        return len(self.frame("SELECT url_id FROM images"))
+
     def tables(self) -> dict[str, pl.DataFrame]:
         """Every row that must not depend on what happened on the way, in one order."""
         return {name: self.frame(f"SELECT * FROM {name} ORDER BY ALL") for name in TABLES} | {

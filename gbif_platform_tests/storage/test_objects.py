@@ -6,19 +6,25 @@ import pickle
 import resource
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3  # type: ignore[import-untyped]
 import pytest
 
-from gbif_platform.storage.objects import ObjectStore, ObjectStoreError
+from gbif_platform.storage import objects as module
+from gbif_platform.storage.objects import PART_BYTES, ObjectStore, ObjectStoreError
+from gbif_platform_tests.faults.outage import Relay
 from gbif_platform_tests.storage import worker
 
 pytest_plugins = "gbif_platform_tests.services"
-MULTIPART_BYTES = 5 * 2**20  # obstore uploads what is larger in parts
 ODD_KEYS = ["archives/10.15468_dl.x.zip", "a b/é+&?#.bin", "100%25.txt", "'quoted'/\"double\""]
 
 
@@ -72,6 +78,33 @@ def test_ranges_are_exact_and_an_object_that_is_too_short_is_an_error(store: Obj
         store.get_range("shard.tar", 10, 5)
 
 
+def test_many_ranges_are_exact_and_in_the_order_asked_for(store: ObjectStore) -> None:
+    content = os.urandom(2**20)
+    store.put("shard.tar", content)
+    ranges = [(900_000, 100), (0, 10), (5, 20), (30, 1), (2**20 - 7, 7)]
+    assert store.get_ranges("shard.tar", ranges) == [content[offset : offset + size] for offset, size in ranges]
+    assert store.get_ranges("shard.tar", []) == []
+    with pytest.raises(ObjectStoreError, match=r"shard.tar"):
+        store.get_ranges("shard.tar", [(0, 10), (2**20 - 7, 8)])
+    with pytest.raises(FileNotFoundError):
+        store.get_ranges("gone", [(0, 10)])
+
+
+def test_neighbouring_ranges_come_in_one_request(s3: str, relay: Relay) -> None:
+    store = ObjectStore(s3)
+    store.put("shard.tar", bytes(4 * 2**20))
+    before = relay.requests
+    store.get_ranges("shard.tar", [(n * 20_000, 10_000) for n in range(100)])
+    assert relay.requests - before == 1
+
+
+def test_a_listing_tells_size_and_age(store: ObjectStore) -> None:
+    store.put("a/b", b"123")
+    (entry,) = store.entries("a")
+    assert entry[:2] == ("a/b", 3)
+    assert abs(datetime.now(UTC) - entry.modified) < timedelta(minutes=1)
+
+
 def test_list_takes_a_prefix_for_a_folder(store: ObjectStore) -> None:
     for key in ("images/a/1.tar", "images/b/2.tar", "images2/3.tar", "top"):
         store.put(key, b"")
@@ -98,7 +131,7 @@ def test_a_deleted_object_is_gone_and_deleting_it_again_is_no_error(store: Objec
 
 def test_a_file_is_uploaded_in_parts(store: ObjectStore, tmp_path: Path) -> None:
     file = tmp_path / "shard"
-    file.write_bytes(os.urandom(2 * MULTIPART_BYTES + 12345))
+    file.write_bytes(os.urandom(2 * PART_BYTES + 12345))
     store.put("images/shard.tar", file)
     assert store.get("images/shard.tar") == file.read_bytes()
     if store.folder is None:
@@ -159,7 +192,7 @@ def uploads_in_progress(store: ObjectStore) -> bool:
 
 
 def test_kill_9_while_putting_leaves_the_object_of_before(store: ObjectStore, tmp_path: Path) -> None:
-    size = 4 * MULTIPART_BYTES
+    size = 4 * PART_BYTES
     versions = [bytes([letter]) * size for letter in b"ab"]
     files = [tmp_path / "a", tmp_path / "b"]
     for file, content in zip(files, versions, strict=True):
@@ -176,6 +209,33 @@ def test_kill_9_while_putting_leaves_the_object_of_before(store: ObjectStore, tm
     assert list(store.list()) == ["big"], "what the kill left behind is not shown"
     store.put("big", b"new")
     assert store.get("big") == b"new"
+    if store.folder:
+        assert uploads_in_progress(store)
+        assert store.sweep(timedelta(hours=1)) == 0, "it may be a put in work"
+        assert store.sweep(timedelta(0)) == 1
+        assert not uploads_in_progress(store)
+        assert store.get("big") == b"new"
+
+
+UPLOAD = """
+import resource, sys
+from pathlib import Path
+from gbif_platform.storage.objects import ObjectStore
+store = ObjectStore(sys.argv[1])
+store.put("small", b"1")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+store.put("large", Path(sys.argv[2]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_large_file_is_uploaded_in_bounded_memory(store: ObjectStore, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with file.open("wb") as sparse:
+        sparse.truncate(256 * 2**20)
+    done = subprocess.run([sys.executable, "-c", UPLOAD, store.url, file], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100, "MB more than before"
+    assert [entry.size for entry in store.entries() if entry.key == "large"] == [256 * 2**20]
 
 
 @contextmanager
@@ -191,7 +251,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("as_file", [False, True])
 def test_without_room_the_old_object_stays(folder_store: ObjectStore, tmp_path: Path, as_file: bool) -> None:
-    content = bytes(3 * MULTIPART_BYTES)
+    content = bytes(3 * PART_BYTES)
     (tmp_path / "file").write_bytes(content)
     folder_store.put("a", b"old")
     with largest_file(2**20), pytest.raises(ObjectStoreError, match=r"cannot write a in file://.*File too large") as no:
@@ -220,6 +280,54 @@ def test_a_bucket_that_is_not_there_takes_nothing(s3: str) -> None:
     assert "\n" not in failure.value.cause
     with pytest.raises(ObjectStoreError, match="cannot list"):
         list(store.list())
+
+
+@pytest.fixture
+def relay(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """Between the store and its server, so that the server can be lost."""
+    address = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    with Relay((address.hostname or "", address.port or 0)) as relay:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{relay.port}")
+        yield relay
+
+
+def test_a_server_that_is_lost_for_a_while_is_waited_for(
+    s3: str, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", timedelta(seconds=15))
+    store, content = ObjectStore(s3), os.urandom(2 * PART_BYTES)
+    (tmp_path / "shard").write_bytes(content)
+    store.put("before", content)
+    for doing, size in (
+        (lambda: store.put("shard", tmp_path / "shard"), PART_BYTES),
+        (lambda: store.get("before"), PART_BYTES),
+        (lambda: store.copy_to("before", tmp_path / "copy"), PART_BYTES),
+        (lambda: list(store.list()), 1),
+    ):
+        relay.down_after(size)
+        back = threading.Timer(1.5, relay.up)
+        back.start()
+        doing()
+        back.join()
+    assert store.get("shard") == content
+    assert (tmp_path / "copy").read_bytes() == content
+
+
+def test_an_upload_that_has_to_be_given_up_leaves_nothing(
+    s3: str, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", timedelta(seconds=1))
+    store = ObjectStore(s3)
+    store.put("shard", b"of before")
+    (tmp_path / "shard").write_bytes(bytes(4 * PART_BYTES))
+    relay.down_after(PART_BYTES)
+    start = time.monotonic()
+    with pytest.raises(ObjectStoreError, match=r"cannot write shard in s3://"):
+        store.put("shard", tmp_path / "shard")
+    assert time.monotonic() - start < 15, "it does not hang"
+    relay.up()
+    assert store.get("shard") == b"of before"
+    assert list(store.list()) == ["shard"]
 
 
 def test_a_server_that_does_not_answer_is_an_error_of_every_request(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 from gbif_platform.storage import tables
 from gbif_platform.storage.lake import Lake
 from gbif_platform.storage.objects import ObjectStore
+from gbif_platform.storage.shard_cache import ShardCache
 from gbif_platform.storage.tables import Outcome, Stage
 
 
@@ -41,3 +42,10 @@ def put_for_ever(store: ObjectStore, key: str, files: list[Path]) -> None:
 def get(store: ObjectStore, key: str, copy: Path) -> None:
     """Copy an object to a file."""
     copy.write_bytes(store.get(key))
+
+
+def read_cached(cache: ShardCache, key: str) -> None:
+    """Exit with 0 where the cache has a copy of 20 MB."""
+    path = cache.path_of(key)
+    assert path is not None
+    assert path.stat().st_size == 20_000_000
