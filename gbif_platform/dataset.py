@@ -91,18 +91,35 @@ class GbifSearch(Selection):
         return self
 
 
+class UrlList(Part):
+    """Pictures by their URLs, each an occurrence of its own; no GBIF needed."""
+
+    files: str = Field(
+        description="txt (a URL a line), csv, tsv, parquet, json or jsonl, texts also as .gz; or a folder of them; "
+        "relative to the dataset file"
+    )
+    url_column: str | None = Field(
+        None, description="column of the URLs; empty = url, image_url, identifier, accessURI"
+    )
+    caption_column: str | None = Field(None, description="column of the captions, kept as the medium's description")
+    label_column: str | None = Field(None, description="column of the term that `label` names; empty = so named itself")
+
+
 class Source(Part):
     """Where occurrences and media come from; exactly one kind."""
 
     archive: str | None = Field(None, description="path of a Darwin Core Archive; relative to the dataset file")
+    urls: UrlList | None = Field(None, description="lists of URLs")
     gbif_download: GbifDownload | None = Field(None, description="a download at GBIF")
     gbif_search: GbifSearch | None = Field(None, description="GBIF's search, up to some 100 000 occurrences")
     verbatim: bool = Field(False, description="keep the records as their publishers wrote them too: table verbatim")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Source":
-        if sum(kind is not None for kind in (self.archive, self.gbif_download, self.gbif_search)) != 1:
-            raise ValueError("name exactly one source: archive, gbif_download or gbif_search")
+        if sum(kind is not None for kind in (self.archive, self.urls, self.gbif_download, self.gbif_search)) != 1:
+            raise ValueError("name exactly one source: archive, urls, gbif_download or gbif_search")
+        if self.urls and self.verbatim:
+            raise ValueError("verbatim is for archives; a list of URLs is kept as it was written anyway")
         return self
 
     @property
@@ -146,7 +163,10 @@ class Dataset(Part):
 
     name: Annotated[str, Field(pattern=NAME, description="lower case, digits and _")]
     source: Source
-    label: str = Field(description="GBIF or Darwin Core term that is learnt, e.g. species, speciesKey, family")
+    label: str = Field(
+        description="GBIF or Darwin Core term that is learnt, e.g. species, speciesKey, family; of a list of URLs any "
+        "column, by itself `label`, which a list need not have"
+    )
     description: str = Field("", description="for people; shown in the UI")
     owners: list[str] = Field([], description="e-mail addresses or team:name, shown in the UI")
     taxonomy: Taxonomy = Taxonomy()
@@ -161,6 +181,12 @@ class Dataset(Part):
     @classmethod
     def _from_gbif_dl(cls, attributes: Any) -> Any:
         return translated(attributes) if isinstance(attributes, Mapping) else attributes
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_need_no_label(cls, attributes: Any) -> Any:
+        source = attributes.get("source") if isinstance(attributes, Mapping) else None
+        return {"label": "label", **attributes} if isinstance(source, Mapping) and "urls" in source else attributes
 
     @model_validator(mode="after")
     def _models_learn_from_train(self) -> "Dataset":
@@ -270,6 +296,9 @@ def at_home(dataset: Dataset, folder: Path) -> Dataset:
     source = dataset.source
     if source.archive:
         source = source.model_copy(update={"archive": absolute(source.archive)})
+    if source.urls:
+        moved_list = source.urls.model_copy(update={"files": absolute(source.urls.files)})
+        source = source.model_copy(update={"urls": moved_list})
     for kind in ("gbif_download", "gbif_search"):
         selection = getattr(source, kind)
         if selection and selection.checklist:

@@ -97,6 +97,50 @@ def test_a_new_dataset_file_is_sound_and_is_not_overwritten(home: Home, tmp_path
     assert parse_dataset(file.read_text(), file) == written
 
 
+def test_a_new_dataset_of_a_list_finds_its_columns(home: Home, tmp_path: Path) -> None:
+    listed = tmp_path / "it's a list.csv"
+    listed.write_text("key,accessURI,scientificName,TEXT\n1,https://example.org/1.jpg,Rana temporaria,a frog\n")
+    made = home("dataset", "new", "listed", "--urls", listed)
+    assert made.exit_code == 0, made.stderr
+    file = home.folder / "datasets" / "listed.yaml"
+    written = parse_dataset(file.read_text(), file)
+    assert written.source.urls is not None
+    assert written.source.urls.model_dump(exclude_none=True) == {
+        "files": str(listed),
+        "url_column": "accessURI",
+        "caption_column": "TEXT",
+    }
+    assert (written.label, written.filters.licences) == ("scientific_name", "any")
+    assert "baseline" in written.models
+
+    named = home("dataset", "new", "named", "--urls", listed, "--url-column", "key", "--label-column", "TEXT")
+    assert named.exit_code == 0
+    file = home.folder / "datasets" / "named.yaml"
+    assert parse_dataset(file.read_text(), file).label == "text"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--urls", "absent.csv"), "there is no list of URLs"),
+        (("--urls", "{list}", "--url-column", "link"), "no column 'link'"),
+        (("--urls", "{list}", "--label-column", "kind"), "no column 'kind'"),
+        (("--urls", "{list}"), "add --url-column"),
+        (("--urls", "{list}", "--doi", "10.15468/dl.abc123"), "name one source"),
+        (("--archive", "a.zip", "--url-column", "link"), "add --urls"),
+    ],
+)
+def test_a_list_that_cannot_be_one_makes_no_dataset(
+    options: tuple[str, ...], says: str, home: Home, tmp_path: Path
+) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text("a,b\n1,2\n")
+    refused = home("dataset", "new", "listed", *[option.format(list=listed) for option in options])
+    assert refused.exit_code == 1
+    assert says in " ".join(refused.stderr.split())
+    assert not (home.folder / "datasets" / "listed.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [

@@ -53,7 +53,10 @@ def _attribution(export: Export) -> pl.DataFrame:
     """One row a picture with its line of credit; texts are safe in spreadsheets, as those of the catalogue's CSV."""
     rows = export.rows.select(
         *("media_id", "file", "subset", "gbif_id"),
-        ("https://www.gbif.org/occurrence/" + pl.col("gbif_id")).alias("occurrence"),
+        # GBIF's ids are numbers; those of rows of a list are not, and have no page there
+        pl.when(pl.col("gbif_id").str.contains(r"^\d+$"))
+        .then("https://www.gbif.org/occurrence/" + pl.col("gbif_id"))
+        .alias("occurrence"),
         *("dataset_key", "license", "creator", "rights_holder", "publisher", "url", "references"),
     )
     texts = pl.col(pl.String)

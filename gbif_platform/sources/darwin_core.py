@@ -86,7 +86,7 @@ def occurrence_rows(
             out.write(_typed(con, _keyed(rows), odd), even_empty=odd)
             if progress:
                 progress(core.rows)
-    refused = _without_bad_ids(con, file)
+    refused = without_bad_ids(con, file)
     outcome = Outcome(
         {"occurrences": file},
         rows_in=core.rows + len(core.rejected),
@@ -146,7 +146,7 @@ def _typed(con: duckdb.DuckDBPyConnection, rows: pa.Table, odd: list[str]) -> pa
     return pa.table(dict(columns))
 
 
-def _without_bad_ids(con: duckdb.DuckDBPyConnection, file: Path) -> pl.DataFrame:
+def without_bad_ids(con: duckdb.DuckDBPyConnection, file: Path) -> pl.DataFrame:
     """Take the rows without an id, and all but the first of those with one id, out of the file; return them."""
     rows = con.read_parquet(str(file), file_row_number=True)  # noqa: F841  read by name
     # Hashes take less memory than the ids; should two ids have one hash, the exact search below finds nothing.

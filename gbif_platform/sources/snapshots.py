@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,8 +23,9 @@ from gbif_platform.gbif.errors import NotFound
 from gbif_platform.gbif.retry import Progress
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
-from gbif_platform.sources import download_requests, gbif_source
+from gbif_platform.sources import download_requests, gbif_source, url_list
 from gbif_platform.sources.download_requests import Request
+from gbif_platform.sources.list_files import files_of
 from gbif_platform.storage import tables
 
 
@@ -37,7 +39,7 @@ class Snapshot:
 
     Attributes:
         key: the Dagster partition: a DOI, a download key, `search-<date>-<question>`, or file name and digest.
-        kind: `archive`, `gbif_download` or `gbif_search`.
+        kind: `archive`, `urls`, `gbif_download` or `gbif_search`.
         reference: what a person named (path, DOI, key), or the question that the dataset file asks.
         archive: key of the archive in the object store.
         metadata: what GBIF says of it, as JSON.
@@ -75,11 +77,12 @@ def add_snapshot(
 ) -> tuple[str, bool]:
     """Record a snapshot of a dataset.
 
-    An archive is copied into the object store. Of a GBIF download only what GBIF says of it is recorded; its file is
-    fetched when it is read. What the dataset file asks GBIF for is requested, and waited for.
+    An archive or a list is copied into the object store. Of a GBIF download only what GBIF says of it is recorded; its
+    file is fetched when it is read. What the dataset file asks GBIF for is requested, and waited for.
 
     Args:
-        reference: DOI, DOI URL, portal URL, download key, or path of an archive; default = the dataset's source.
+        reference: DOI, DOI URL, portal URL, download key, or path of an archive or list; default = the dataset's
+            source.
         anew: ask GBIF again for what the dataset file asks for (once a day); default = the newest answer that is known.
         progress: called while GBIF prepares a download.
 
@@ -87,12 +90,16 @@ def add_snapshot(
         The snapshot's key, and whether it is new.
 
     Raises:
-        ArchiveError, GbifError: there is no such file or download, it is no archive, or GBIF refuses the request.
+        ArchiveError, ListUnreadable, GbifError: there is no such file or download, it is no archive or list, or GBIF
+            refuses the request.
         PlatformError: the dataset names no source and none was given.
     """
     if dataset.source.archive is not None:
         path = Path(reference or dataset.source.archive).expanduser().absolute()
         return put(platform, _archive_snapshot(platform, dataset, path))
+    if dataset.source.urls is not None:
+        path = Path(reference or dataset.source.urls.files).expanduser().absolute()
+        return put(platform, _list_snapshot(platform, dataset, path, progress))
     if reference is None and gbif_source.asks(dataset):
         if not anew and (known := _newest_answer(platform, dataset)):
             return known, False
@@ -131,6 +138,20 @@ def _archive_snapshot(platform: Platform, dataset: Dataset, path: Path) -> Snaps
             pass
         platform.objects.put(key, path)
     return Snapshot(dataset.name, name, "archive", str(path), key, sha256)
+
+
+def _list_snapshot(platform: Platform, dataset: Dataset, path: Path, progress: Progress | None) -> Snapshot:
+    files = files_of(path)
+    digests = {file.name: digest(file) for file in files}
+    sha256 = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    key = _archive_key(f"urls-{sha256}", ".parquet")
+    if not platform.objects.exists(key):
+        work = platform.work_folder("lists", sha256)
+        url_list.collect(files, work / "list.parquet", progress)
+        platform.objects.put(key, work / "list.parquet")
+        shutil.rmtree(work, ignore_errors=True)
+    name = path.name if path.is_dir() else path.name.split(".")[0]
+    return Snapshot(dataset.name, f"{name}-{sha256[:12]}", url_list.KIND, str(path), key, sha256)
 
 
 def _search_snapshot(dataset: Dataset, moment: datetime) -> Snapshot:
@@ -308,5 +329,5 @@ def _add_named(platform: Platform, dataset: Dataset, key: str, known: list[str])
             return put(platform, snapshot)[0]
     raise UnknownSnapshot(
         f"dataset {dataset.name} has no snapshot {key!r}; it has: {', '.join(known) or 'none yet'}",
-        f"gbif-platform snapshot add {dataset.name}" + (" PATH" if dataset.source.archive else ""),
+        f"gbif-platform snapshot add {dataset.name}" + ("" if dataset.source.gbif else " PATH"),
     )
