@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -101,12 +102,14 @@ class Measured:
         wall_s, cpu_s: seconds; CPU is user and system, of the process and of all it started and waited for.
         peak_mb: the largest resident size (MB = 2**20 bytes) that any single one of these processes had.
         result: the JSON object that the run printed as its last line, or {}.
+        peak_sum_mb: the largest sum over all of them at a time, shared pages counted once (PSS), seen twice a second.
     """
 
     wall_s: float
     cpu_s: float
     peak_mb: float
     result: dict[str, Any]
+    peak_sum_mb: float = 0.0
 
 
 def measure(command: Command, scratch: Path, env: Mapping[str, str] | None = None) -> Measured:
@@ -121,6 +124,8 @@ def measure(command: Command, scratch: Path, env: Mapping[str, str] | None = Non
         process = subprocess.Popen(command, stdout=out, stderr=err, env=environment, start_new_session=True)
         timer = threading.Timer(RUN_LIMIT_SECONDS, _kill, [process.pid])
         timer.start()
+        watch = MemoryWatch(process.pid)
+        watch.start()
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
@@ -128,6 +133,7 @@ def measure(command: Command, scratch: Path, env: Mapping[str, str] | None = Non
             raise
         finally:
             timer.cancel()
+            watch.stop()
         wall = time.monotonic() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
@@ -139,7 +145,34 @@ def measure(command: Command, scratch: Path, env: Mapping[str, str] | None = Non
     with suppress(ValueError):
         last = json.loads(_last_line(printed))
         result = last if isinstance(last, dict) else {}
-    return Measured(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, result)
+    largest = usage.ru_maxrss / 1024
+    return Measured(wall, usage.ru_utime + usage.ru_stime, largest, result, max(largest, watch.peak_mb))
+
+
+class MemoryWatch(threading.Thread):
+    """Looks at the memory of a session's processes until it is stopped."""
+
+    def __init__(self, session: int) -> None:
+        super().__init__(daemon=True)
+        self._session = session
+        self._stopped = threading.Event()
+        self.peak_mb = 0.0
+
+    def run(self) -> None:
+        """Look, wait, look again."""
+        while not self._stopped.wait(0.5):
+            self.peak_mb = max(self.peak_mb, sum(map(self._megabytes, psutil.process_iter())))
+
+    def stop(self) -> None:
+        """Return when it has ended."""
+        self._stopped.set()
+        self.join()
+
+    def _megabytes(self, process: psutil.Process) -> float:
+        try:
+            return process.memory_full_info().pss / 2**20 if os.getsid(process.pid) == self._session else 0.0
+        except (psutil.Error, OSError):  # it has ended
+            return 0.0
 
 
 def _kill(group: int) -> None:

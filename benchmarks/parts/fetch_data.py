@@ -3,7 +3,8 @@
 "Dead leaves" (discs of random size, place and colour, the near hiding the far) with 1/f texture, blur and sensor noise
 have the statistics of photographs, on which the cost of entropy coding depends. Sizes and kinds of JPEG are mixed:
 60 % 800 x 600, 30 % 1600 x 1200, 10 % 2048 x 1536, half of them portrait; 80 % 4:2:0, 10 % progressive, 5 % turned by
-EXIF, 3 % grey. One seed, so one corpus.
+EXIF, 3 % grey; 2.2 % are PNG and 1.9 % WebP. `medium/` holds each once more, 500 px long, as a host's
+smaller rendition. One seed, so one corpus.
 """
 
 import sys
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 SEED = 1
 SIZES = ((800, 600),) * 6 + ((1600, 1200),) * 3 + ((2048, 1536),)
 SUBSAMPLINGS = ("4:2:0",) * 8 + ("4:2:2", "4:4:4")
 ORIENTATION_TAG = 0x0112
 TEXTURE_SIDE = 2048
+PNG, WEBP = 0.022, 0.019
+MEDIUM = 500
 
 Texture = npt.NDArray[np.float32]
 
@@ -55,23 +58,36 @@ def picture(rng: np.random.Generator, textures: list[Texture], size: tuple[int, 
 
 def main() -> None:
     count, folder = int(sys.argv[1]), Path(sys.argv[2])
-    folder.mkdir(parents=True)
+    (folder / "medium").mkdir(parents=True)
     textures = [texture(np.random.default_rng([SEED, number])) for number in range(4)]
     for number in range(count):
         rng = np.random.default_rng([SEED, 100 + number])
         image = picture(rng, textures, SIZES[number % len(SIZES)])
         if rng.random() < 0.03:
             image = image.convert("L")
-        exif = Image.Exif()
+        save(image, folder, number, rng)
+
+
+def save(image: Image.Image, folder: Path, number: int, rng: np.random.Generator) -> None:
+    """As the original and, upright, as the rendition."""
+    kind = rng.random()
+    if kind < PNG:
+        image.save(folder / f"{number:05}.png")
+    elif kind < PNG + WEBP:
+        image.save(folder / f"{number:05}.webp", quality=88)
+    else:
         if rng.random() < 0.05:
-            exif[ORIENTATION_TAG] = int(rng.integers(2, 9))
+            image.getexif()[ORIENTATION_TAG] = int(rng.integers(2, 9))
         image.save(
             folder / f"{number:05}.jpg",
             quality=int(rng.integers(86, 94)),
             subsampling=SUBSAMPLINGS[rng.integers(len(SUBSAMPLINGS))] if image.mode == "RGB" else -1,
             progressive=bool(rng.random() < 0.1),
-            exif=exif,
+            exif=image.getexif(),
         )
+    medium = ImageOps.exif_transpose(image)
+    medium.thumbnail((MEDIUM, MEDIUM), Image.Resampling.LANCZOS)
+    medium.save(folder / "medium" / f"{number:05}.jpg", quality=90)
 
 
 if __name__ == "__main__":
