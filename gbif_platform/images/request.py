@@ -5,7 +5,7 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
 from gbif_platform.images.addresses import BadURLError, ForbiddenAddressError, guarded_connector, web_url
+from gbif_platform.images.robots import refused_by
 
 CHUNK = 256 * 1024
+VALIDATOR_LENGTH = 200
 GZIP_MAGIC = b"\x1f\x8b"
 REDIRECTS = {301, 302, 303, 307, 308}
 # RFC 9110: what says when to come back.
@@ -30,7 +32,8 @@ class FetchOptions(BaseModel):
 
     Attributes:
         concurrency: pictures in work at a time, all hosts together. At worst each holds `max_bytes` of memory.
-        per_host: requests in flight to one host.
+        per_host: requests in flight to one host, at most; a few at first, more while it answers well.
+        processes: 1 = ask and decode in this process; more = in so many others, each with an event loop of its own.
         connect_timeout: for the name look-up, TCP and TLS together.
         stall_timeout: longest wait for the next byte, the first included.
         deadline: for one request as a whole.
@@ -38,7 +41,9 @@ class FetchOptions(BaseModel):
         backoff: longest wait before the second try, drawn at random below it; doubles with each further one.
         max_pause: a host that asks for a longer pause (Retry-After) is left alone for the rest of the run.
         max_bytes: of a body, also after decompression.
-        decode_threads: pictures decoded at a time; None = one per CPU.
+        decode_threads: pictures decoded at a time where `processes` is 1; None = one per CPU.
+        robots: directives in an answer's headers that keep its picture from being taken; see `images.robots`.
+        gbif_cache: base address of GBIF's image cache, asked where a host fails; None = it is not asked.
         contact: an address or a page that a host's people can turn to; goes into the user agent.
         allow_private: also ask machines that are not on the open internet (sandbox, tests).
     """
@@ -46,7 +51,8 @@ class FetchOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     concurrency: int = Field(default=32, ge=1)
-    per_host: int = Field(default=8, ge=1)
+    per_host: int = Field(default=16, ge=1)
+    processes: int = Field(default=1, ge=1)
     connect_timeout: float = Field(default=10, gt=0)
     stall_timeout: float = Field(default=15, gt=0)
     deadline: float = Field(default=30, gt=0)
@@ -59,6 +65,8 @@ class FetchOptions(BaseModel):
     decode_threads: int | None = Field(default=None, ge=1)
     user_agent: str = f"gbif-platform/{version('gbif-platform')}"
     contact: str = ""
+    robots: frozenset[str] = frozenset()
+    gbif_cache: str | None = None
     allow_private: bool = False
 
     @property
@@ -81,10 +89,19 @@ class Trouble(Exception):
 
 @dataclass(frozen=True)
 class Body:
-    """The bytes of an answer, after content-decoding."""
+    """The bytes of an answer, after content-decoding, and how the host tells this version from others."""
 
     data: bytes
     status: int
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The answer to a conditional request: what we have is what there is."""
+
+    status: int = 304
 
 
 @dataclass(frozen=True)
@@ -106,15 +123,35 @@ def open_session(options: FetchOptions) -> aiohttp.ClientSession:
     )
 
 
-async def request(session: aiohttp.ClientSession, target: URL, options: FetchOptions) -> Body | Redirect:
+async def request(
+    session: aiohttp.ClientSession,
+    target: URL,
+    options: FetchOptions,
+    *,
+    etag: str | None = None,
+    last_modified: str | None = None,
+    on_answer: Callable[[], None] = lambda: None,
+) -> Body | Redirect | Unchanged:
     """Ask once, following nothing.
+
+    Args:
+        etag, last_modified: of what we have; the host then sends a body only if it is another (RFC 9110, 13.1).
+        on_answer: called when the head of an answer is there.
 
     Raises:
         Trouble: for every other outcome.
     """
+    conditions = {"If-None-Match": etag, "If-Modified-Since": last_modified}
+    headers = {name: value for name, value in conditions.items() if value}
     try:
-        async with asyncio.timeout(options.deadline), session.get(target, allow_redirects=False) as response:
+        async with (
+            asyncio.timeout(options.deadline),
+            session.get(target, allow_redirects=False, headers=headers) as response,
+        ):
+            on_answer()
             try:
+                if response.status == 304 and headers:
+                    return Unchanged()
                 return await _answer(response, options)
             finally:
                 # What is not read to its end is not worth reading: the connection goes.
@@ -135,12 +172,20 @@ async def _answer(response: aiohttp.ClientResponse, options: FetchOptions) -> Bo
     if status not in (200, 203):
         pause = retry_after(response.headers.get("Retry-After")) if status in RETRY_AFTER_STATUSES else None
         raise Trouble(f"http_{status}", response.reason or "", status, pause)
+    if directive := refused_by(response.headers.items(), options.robots):
+        raise Trouble("robots", directive, status)
     if (response.content_length or 0) > options.max_bytes:
         raise Trouble("too_many_bytes", f"{response.content_length} bytes announced", status)
     decoder = _Decoder(response.headers.get("Content-Encoding", ""), options.max_bytes)
     async for chunk in response.content.iter_chunked(CHUNK):
         decoder.feed(chunk)
-    return Body(decoder.finish(), status)
+    return Body(decoder.finish(), status, _validator(response, "ETag"), _validator(response, "Last-Modified"))
+
+
+def _validator(response: aiohttp.ClientResponse, name: str) -> str | None:
+    """A header that is sent back one day; None where it is nothing that one would send."""
+    value = response.headers.get(name, "")
+    return value if value.isascii() and value.isprintable() and 0 < len(value) <= VALIDATOR_LENGTH else None
 
 
 def _redirect_target(response: aiohttp.ClientResponse) -> URL:

@@ -1,164 +1,250 @@
-"""Whose turn it is: URLs wait in one queue per host, hosts take turns, and each host has its own limit and pauses.
+"""Whose turn it is: URLs wait in one queue per host, and hosts that may be asked take turns.
 
-The unit is one HTTP request. A redirect and a second try go back into the queues, under the host they then concern, so
-that no limit is passed by and nothing waits while it holds a place.
+The unit is one HTTP request. A redirect, a further try and another address of the same picture go back into the queues,
+under the host they then concern, so that no limit is passed by and nothing waits while it holds a place.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-
-from yarl import URL
+from typing import TYPE_CHECKING, Literal
 
 from gbif_platform.images.addresses import BadURLError, web_url
+from gbif_platform.images.candidates import Candidate
+from gbif_platform.images.hosts import NEVER, Host
+from gbif_platform.images.plan import Wanted
+
+if TYPE_CHECKING:
+    from gbif_platform.images.fetch import FetchResult
+
+LOOK_AHEAD = 10_000
+# Read beyond the look-ahead while all hosts known so far are busy, so that one with a long queue holds up no other.
+MOST_KNOWN = 30_000
+READ_AT_ONCE = 50
 
 
-@dataclass(eq=False)
-class Host:
-    """A server: its waiting jobs and what it has asked of us. Times are those of the event loop, in seconds."""
+@dataclass(eq=False, slots=True)
+class Lane:
+    """A host and the jobs that wait for it."""
 
-    name: str
+    host: Host
     waiting: "deque[Job]" = field(default_factory=deque)
-    in_flight: int = 0
-    paused_until: float = 0.0
-    closed_until: datetime | None = None
     listed: bool = False
+    timer: asyncio.TimerHandle | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
-    """One URL on its way.
+    """One picture on its way.
 
     Attributes:
-        url: as the plan has it.
-        target: what to request next: the URL, or where redirects have led; None where the URL is unusable.
+        candidates: where it may be had, the best place first; the first is the one in work.
+        target: what to request next: the candidate, or where redirects have led; empty where that is unusable.
         problem: why it is unusable.
         visited: the targets of this try, in order.
-        attempts: tries begun.
+        attempts: tries begun, at all candidates; `tries`: at this one.
+        losses: workers that died with it.
+        sent_at: when its request left, in the event loop's seconds.
+        lost: what came of the URL itself, while GBIF's cache is asked.
+        hanging: its first byte is overdue.
+        stage: `asked` holds a place at its host; `aside` has given it back; `released` is over, but for decoding.
     """
 
-    url_id: str
-    url: str
-    target: URL | None = None
+    wanted: Wanted
+    candidates: list[Candidate]
+    lane: Lane
+    target: str = ""
     problem: BadURLError | None = None
-    host: Host = field(default_factory=lambda: Host(""))
     visited: list[str] = field(default_factory=list)
     attempts: int = 0
+    tries: int = 0
+    losses: int = 0
+    sent_at: float = NEVER
+    hanging: bool = False
+    stage: Literal["waiting", "asked", "aside", "released"] = "waiting"
+    lost: "FetchResult | None" = None
+
+    @property
+    def host(self) -> Host:
+        """Where its target is."""
+        return self.lane.host
 
 
 class Schedule:
     """Hands out jobs, host by host in turn.
 
     Args:
-        requests: (url_id, url) pairs; read lazily, at most `look_ahead` jobs are known at a time.
-        per_host: requests in flight to one host.
-        look_ahead: also how far a paused host's URLs can stand in the way of the others behind them.
+        plan: read lazily, a few rows at a time.
+        candidates: where a picture may be had.
+        most_at: the widest window of requests in flight that a host gets, by its name.
+        most_hanging: requests of one host that wait for their first byte without holding a place.
+        wake: called when there may be something to take again.
+        look_ahead: jobs known at a time.
     """
 
-    def __init__(self, requests: Iterable[tuple[str, str]], per_host: int, look_ahead: int = 10_000) -> None:
-        self._requests: Iterator[tuple[str, str]] = iter(requests)
-        self._per_host = per_host
+    def __init__(
+        self,
+        plan: Iterable[Wanted | tuple[str, str]],
+        candidates: Callable[[Wanted], list[Candidate]],
+        *,
+        most_at: Callable[[str], int],
+        most_hanging: int,
+        wake: Callable[[], None],
+        look_ahead: int = LOOK_AHEAD,
+    ) -> None:
+        self._plan: Iterator[Wanted | tuple[str, str]] = iter(plan)
+        self._candidates = candidates
+        self._most_at = most_at
+        self._most_hanging = most_hanging
+        self._wake = wake
         self._look_ahead = look_ahead
-        self._hosts: dict[str, Host] = {}
-        self._turns: deque[Host] = deque()
+        self._most_known = look_ahead * MOST_KNOWN // LOOK_AHEAD
+        self._lanes: dict[str, Lane] = {}
+        self._turns: deque[Lane] = deque()
         self._unfinished = 0
         self._exhausted = False
-        self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    async def next(self) -> Job | None:
-        """The next job, when there is one that may be asked; None when all jobs are finished."""
-        while True:
-            self._read_ahead()
-            if job := self._take():
-                return job
-            if not self._unfinished:
-                self._changed.set()
-                return None
-            self._changed.clear()
-            await self._changed.wait()
+    @property
+    def done(self) -> bool:
+        """Whether every job of the plan is finished."""
+        return self._exhausted and not self._unfinished
+
+    def take(self) -> Job | None:
+        """A job that may be asked now, None when there is none at present; its host's place is taken."""
+        if self._unfinished < self._look_ahead:
+            self._read()
+        job = self._first_in_turn()
+        if job is None and not self._exhausted and self._unfinished < self._most_known:
+            self._read()
+            self._wake()
+        return job
 
     def release(self, job: Job) -> None:
-        """The request is over: its place at the host is free."""
+        """The request no longer counts at its host."""
+        if job.stage == "asked":
+            job.host.in_flight -= 1
+        elif job.stage == "aside":
+            job.host.hanging -= 1
+        job.stage = "released"
+        self._list(job.lane)
+
+    def set_aside(self, job: Job) -> None:
+        """The request goes on without its place at its host, which is free for others."""
         job.host.in_flight -= 1
-        self._list(job.host)
+        job.host.hanging += 1
+        job.stage = "aside"
+        self._list(job.lane)
 
     def again(self, job: Job, delay: float = 0.0) -> None:
-        """Put a released job back, before the new ones: for its next hop, or for another try after `delay` seconds."""
+        """Put a released job back, before the new ones, after `delay` seconds: for its next target or another try."""
         if delay > 0:
             self._loop.call_later(delay, self.again, job)
             return
         self._admit(job)
-        job.host.waiting.appendleft(job)
-        self._list(job.host)
+        job.lane.waiting.appendleft(job)
+        self._list(job.lane)
 
     def finish(self, job: Job) -> None:
         """The job has its result."""
         self._unfinished -= 1
-        self._changed.set()
 
-    def pause(self, host: Host, seconds: float) -> None:
-        """Ask the host nothing for `seconds`."""
-        until = self._loop.time() + seconds
-        if until > host.paused_until:
-            host.paused_until = until
-            self._loop.call_later(seconds, self._resume, host, until)
+    def waiting_at(self, name: str) -> int:
+        """Jobs that wait for a host."""
+        return len(self._lanes[name].waiting) if name in self._lanes else 0
 
-    def _resume(self, host: Host, until: float) -> None:
-        # Compared by identity of the moment: a timer may fire a clock tick early, and a longer pause may have followed.
-        if host.paused_until == until:
-            host.paused_until = 0.0
-            self._list(host)
+    def changed(self, host: Host) -> None:
+        """Something was learnt about a host that may free its jobs."""
+        self._list(self._lane(host.name))
 
-    def _read_ahead(self) -> None:
-        while not self._exhausted and self._unfinished < self._look_ahead:
+    def close(self) -> None:
+        """End all timers of waiting hosts."""
+        for lane in self._lanes.values():
+            if lane.timer is not None:
+                lane.timer.cancel()
+
+    def _read(self) -> None:
+        for _ in range(READ_AT_ONCE):
             try:
-                url_id, url = next(self._requests)
+                row = next(self._plan)
             except StopIteration:
                 self._exhausted = True
                 return
+            wanted = row if isinstance(row, Wanted) else Wanted(*row)
             self._unfinished += 1
-            job = Job(url_id, url)
+            job = Job(wanted, self._candidates(wanted), NOWHERE)
             self._admit(job)
-            job.host.waiting.append(job)
-            self._list(job.host)
+            job.lane.waiting.append(job)
+            self._list(job.lane)
+            if self._unfinished >= self._look_ahead and self._turns:
+                return
 
     def _admit(self, job: Job) -> None:
         """Find the host of the job's target."""
-        if job.target is None and job.problem is None:
-            try:
-                job.target = web_url(job.url)
-            except BadURLError as problem:
-                job.problem = problem
-        name = _host_name(job.target) if job.target else ""
-        if name not in self._hosts:
-            self._hosts[name] = Host(name)
-        job.host = self._hosts[name]
+        name = ""
+        if not job.target:
+            job.problem = None
+        try:
+            target = web_url(job.target or job.candidates[0].url)
+            job.target = str(target)
+            # http and https on their usual ports are one server.
+            name = target.raw_host or "" if target.is_default_port() else f"{target.raw_host}:{target.port}"
+        except BadURLError as problem:
+            job.problem = problem
+        job.lane = self._lane(name)
+        job.stage = "waiting"
 
-    def _list(self, host: Host) -> None:
-        if not host.listed and self._may_ask(host):
-            host.listed = True
-            self._turns.append(host)
-            self._changed.set()
+    def _lane(self, name: str) -> Lane:
+        if name not in self._lanes:
+            self._lanes[name] = Lane(Host(name, self._most_at(name)))
+        return self._lanes[name]
 
-    def _may_ask(self, host: Host) -> bool:
-        free = host.in_flight < self._per_host
-        return bool(host.waiting) and free and self._loop.time() >= host.paused_until
+    def _list(self, lane: Lane) -> None:
+        """Give a host its turn, at once or when it may be asked."""
+        if lane.listed or not lane.waiting:
+            return
+        now = self._loop.time()
+        at = self._free_at(lane, now)
+        if at is None:
+            return
+        if at <= now:
+            lane.listed = True
+            self._turns.append(lane)
+            self._wake()
+        elif lane.timer is None or at < lane.timer.when():
+            if lane.timer is not None:
+                lane.timer.cancel()
+            lane.timer = self._loop.call_at(at, self._look_again, lane)
 
-    def _take(self) -> Job | None:
+    def _look_again(self, lane: Lane) -> None:
+        lane.timer = None
+        self._list(lane)
+
+    def _free_at(self, lane: Lane, now: float) -> float | None:
+        host = lane.host
+        if not host.name:
+            return now
+        if not host.gone and host.in_flight + host.hanging >= self._most_hanging:
+            return None
+        return host.free_at(now)
+
+    def _first_in_turn(self) -> Job | None:
         while self._turns:
-            host = self._turns.popleft()
-            host.listed = False
-            if self._may_ask(host):
-                host.in_flight += 1
-                job = host.waiting.popleft()
-                self._list(host)
-                return job
+            lane = self._turns.popleft()
+            lane.listed = False
+            now = self._loop.time()
+            at = self._free_at(lane, now)
+            if at is None or at > now or not lane.waiting:
+                self._list(lane)
+                continue
+            job = lane.waiting.popleft()
+            lane.host.asked(now)
+            job.sent_at = now
+            job.stage = "asked"
+            self._list(lane)
+            return job
         return None
 
 
-def _host_name(target: URL) -> str:
-    """The server behind a URL; http and https on their usual ports are one."""
-    return target.raw_host or "" if target.is_default_port() else f"{target.raw_host}:{target.port}"
+NOWHERE = Lane(Host("", 1))

@@ -26,7 +26,7 @@ def picture(number: int = 0, side: int = 64) -> bytes:
 
 
 PAGE = b"<!DOCTYPE html><html><head><title>Terms of use</title></head><body>Please agree.</body></html>"
-BOMB_BYTES = 64 * 2**20
+BOMB_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,32 @@ class Seen:
     headers: dict[str, str]
 
 
+class Bucket:
+    """A limit of `rate` requests a second, of which `burst` may be saved up."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate, self._burst = rate, burst
+        self._tokens, self._at = float(burst), time.monotonic()
+        self.refusals: list[float] = []
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            self.refusals.append(now)
+            return False
+        self._tokens -= 1
+        return True
+
+
 class FaultyHost:
     """Use as a context manager. `url(path)` gives an address, `seen` lists the requests."""
 
-    def __init__(self, address: str = "127.0.0.1", delay: float = 0.0) -> None:
+    def __init__(self, address: str = "127.0.0.1", delay: float = 0.0, bucket: Bucket | None = None) -> None:
         self.address = address
         self.delay = delay
+        self.bucket = bucket
         self.seen: list[Seen] = []
         self._counts: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop
@@ -100,7 +120,11 @@ class FaultyHost:
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 self._counts[target] += 1
-                await BEHAVIOURS[kind](Reply(writer, rest, self._counts[target]))
+                reply = Reply(writer, rest, self._counts[target], headers)
+                if self.bucket is not None and not self.bucket.take():
+                    reply.send(429, Retry_After="2")
+                else:
+                    await BEHAVIOURS[kind](reply)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
@@ -110,11 +134,12 @@ class FaultyHost:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a behaviour needs: where to write, the rest of the path, how often the path was asked for."""
+    """What a behaviour needs: where to write, the rest of the path, how often it was asked for, the headers."""
 
     writer: asyncio.StreamWriter
     rest: str
     times: int
+    headers: dict[str, str]
 
     def send(self, status: int, body: bytes = b"", length: int | None = None, **headers: str) -> None:
         lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body) if length is None else length}"]
@@ -232,8 +257,13 @@ async def zipped(reply: Reply) -> None:
     reply.send(200, gzip.compress(picture(7)), Content_Encoding="gzip")
 
 
+@cache
+def bomb() -> bytes:
+    return gzip.compress(bytes(BOMB_BYTES))
+
+
 async def zip_bomb(reply: Reply) -> None:
-    reply.send(200, gzip.compress(bytes(BOMB_BYTES)), Content_Encoding="gzip")
+    reply.send(200, bomb(), Content_Encoding="gzip")
 
 
 async def zip_cut(reply: Reply) -> None:
@@ -281,11 +311,37 @@ async def longer(reply: Reply) -> None:
     reply.send(200, picture() + b"more than was announced", length=len(picture()))
 
 
+async def robots(reply: Reply) -> None:
+    reply.send(200, length=8_000_000, X_Robots_Tag=reply.rest.replace("%20", " "))
+    await reply.writer.drain()
+    await asyncio.sleep(60)  # who waits for the body gets none
+
+
+async def reserved(reply: Reply) -> None:
+    reply.send(200, picture(), TDM_Reservation="1")
+
+
+async def versioned(reply: Reply) -> None:
+    if reply.headers.get("If-None-Match") == '"v1"' or "If-Modified-Since" in reply.headers:
+        reply.send(304)
+    else:
+        reply.send(200, picture(3), ETag='"v1"', Last_Modified="Thu, 01 Oct 2026 10:00:00 GMT")
+
+
+async def sized(reply: Reply) -> None:
+    """A picture with sides as long as the rest of the path says."""
+    reply.send(200, picture(1, int(reply.rest.partition("/")[0])))
+
+
+async def cached(reply: Reply) -> None:
+    reply.send(200, picture(2))
+
+
 BEHAVIOURS: dict[str, Callable[[Reply], Awaitable[None]]] = {
     behaviour.__name__: behaviour
     for behaviour in (
         good, status, flaky, busy_seconds, busy_date, closed_for_hours, drip, drip_headers, silent, stall, reset,
         hang_up, cut, cut_chunks, half, garbage, endless, announced, zipped, zip_bomb, zip_cut, zip_wrong, brotli, loop,
-        hops, to, nowhere, page, empty, noise, longer,
+        hops, to, nowhere, page, empty, noise, longer, robots, reserved, versioned, sized, cached,
     )
 }  # fmt: skip

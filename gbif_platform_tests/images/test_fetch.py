@@ -1,68 +1,30 @@
 """Every fault a host can show: one typed result, never a hang, and the neighbours come all the same."""
 
-import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from gbif_platform.images import addresses
-from gbif_platform.images.fetch import FetchOptions, FetchResult, fetch
+from gbif_platform.images.fetch import fetch
+from gbif_platform.images.plan import Wanted
+from gbif_platform.images.schedule import MOST_KNOWN
 from gbif_platform.images.transform import Transform
-from gbif_platform_tests.images.faulty_host import FaultyHost, picture
-
-T = TypeVar("T")
-
-OPTIONS = FetchOptions(
-    connect_timeout=1, stall_timeout=0.4, deadline=0.8, retries=2, backoff=0.02, max_bytes=2**20, allow_private=True
-)
+from gbif_platform_tests.images.faulty_host import Bucket, FaultyHost, picture
+from gbif_platform_tests.images.fetching import OPTIONS, fetch_all, run
 
 
 @pytest.fixture
 def host() -> Iterator[FaultyHost]:
     with FaultyHost() as host:
         yield host
-
-
-def run(work: Coroutine[object, object, T]) -> T:
-    """Run to the end; asserts that no hang happens and no task is left behind."""
-
-    async def watched() -> T:
-        async with asyncio.timeout(30):
-            value = await work
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        return value
-
-    return asyncio.run(watched())
-
-
-def fetch_all(urls: Iterable[str], options: FetchOptions = OPTIONS) -> dict[str, FetchResult]:
-    """Fetch and check what holds for every result."""
-
-    async def collect() -> list[FetchResult]:
-        return [result async for result in fetch(((url, url) for url in urls), options, Transform(size=32))]
-
-    listed = run(collect())
-    results = {result.url_id: result for result in listed}
-    assert len(results) == len(listed)
-    for result in results.values():
-        assert result.fetched_at.tzinfo == UTC
-        assert len(result.detail) <= 300
-        if result.status == "ok":
-            assert result.reason == ""
-            assert result.data is not None
-            assert result.sha256 == sha256(result.data).hexdigest()
-            assert result.retry_at is None
-        else:
-            assert result.reason
-            assert result.data is None
-    return results
 
 
 FAULTS = [
@@ -74,10 +36,10 @@ FAULTS = [
     ("status/503", "failed", "http_503", 3),
     ("status/206", "failed", "http_206", 1),
     ("status/204", "refused", "empty_body", 1),
-    ("drip", "failed", "timeout", 2),
-    ("drip_headers", "failed", "timeout", 2),
-    ("silent", "failed", "timeout", 2),
-    ("stall", "failed", "timeout", 2),
+    ("drip", "failed", "timeout", 1),
+    ("drip_headers", "failed", "timeout", 1),
+    ("silent", "failed", "timeout", 1),
+    ("stall", "failed", "timeout", 1),
     ("reset", "failed", "connection_reset", 3),
     ("hang_up", "failed", "connection_reset", 3),
     ("cut", "failed", "truncated_transfer", 3),
@@ -172,10 +134,93 @@ def test_a_slow_host_does_not_hold_up_the_others(host: FaultyHost) -> None:
     options = OPTIONS.model_copy(update={"concurrency": 6, "per_host": 2, "retries": 0})
     with FaultyHost() as other:
         started = time.monotonic()
-        fetch_all([*(host.url(f"silent/{n}") for n in range(8)), *(other.url(f"good/{n}") for n in range(40))], options)
-        # Four rounds of 0.4 s at the slow host; the other one is done within its first.
-        assert time.monotonic() - started > 1.5
-        assert max(seen.time for seen in other.seen) - started < 1.2
+        fetch_all([*(host.url(f"silent/{n}") for n in range(4)), *(other.url(f"good/{n}") for n in range(40))], options)
+        # Two rounds of 0.8 s at the slow host; the other one is done before the last of them begins.
+        assert max(seen.time for seen in other.seen) < max(seen.time for seen in host.seen)
+        assert time.monotonic() - started > 1.6
+
+
+def test_pictures_that_hang_take_one_time_out_together_and_hold_up_no_other(
+    host: FaultyHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gbif_platform.images.asker.HANGING_SECONDS", 0.2)
+    options = OPTIONS.model_copy(update={"stall_timeout": 2, "deadline": 3, "per_host": 4, "concurrency": 16})
+    urls = [host.url(f"silent/{n}") if n % 10 == 5 else host.url(f"good/{n}") for n in range(120)]
+    started = time.monotonic()
+    results = fetch_all(urls, options)
+    assert time.monotonic() - started < 4 * 2  # 12 of them hang for 2 s each
+    hung = [result for result in results.values() if result.status != "ok"]
+    assert [(result.reason, result.attempts) for result in hung] == [("timeout", 1)] * 12
+
+
+def test_a_host_that_counts_requests_gets_what_it_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(rate=40, burst=40)
+    with FaultyHost(bucket=bucket) as host:
+        results = fetch_all([host.url(f"good/{n}") for n in range(150)], OPTIONS.model_copy(update={"per_host": 16}))
+    assert {result.status for result in results.values()} == {"ok"}
+    assert len(bucket.refusals) <= 10
+
+
+def test_the_urls_of_a_dead_host_wait_and_then_end_unasked(host: FaultyHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gbif_platform.images.hosts.PROBES_AFTER", (0.5, 1.5))
+    dead = [f"http://127.0.0.1:1/{n}" for n in range(40)]
+    alive = [host.url(f"good/{n}") for n in range(40)]
+    started = time.monotonic()
+    results = fetch_all([url for pair in zip(dead, alive, strict=True) for url in pair])
+    assert time.monotonic() - started > 2  # two waits before single probes
+    assert max(seen.time for seen in host.seen) - started < 1.5
+    assert all(results[url].status == "ok" for url in alive)
+    reasons = Counter(results[url].reason for url in dead)
+    assert reasons["host_down"] >= 30
+    assert set(reasons) <= {"host_down", "connection_refused"}
+    down = next(result for result in results.values() if result.reason == "host_down")
+    assert "connection_refused" in down.detail
+    assert down.retry_at is not None
+    assert abs(down.retry_at - down.fetched_at - timedelta(hours=1)) < timedelta(seconds=1)
+
+
+ROBOTS = frozenset({"noai", "noimageai", "noindex", "noml", "tdm-reservation"})
+
+
+@pytest.mark.parametrize(
+    ("path", "directive"),
+    [
+        ("robots/noai", "noai"),
+        ("robots/max-snippet:-1,%20noai", "noai"),
+        ("robots/none", "none"),
+        ("robots/NoML", "noml"),
+        ("reserved", "tdm-reservation"),
+    ],
+)
+def test_what_a_host_reserves_is_not_taken_nor_read(host: FaultyHost, path: str, directive: str) -> None:
+    urls = [host.url(path), host.url(f"to/{host.url(path)}")]
+    for result in fetch_all(urls, OPTIONS.model_copy(update={"robots": ROBOTS})).values():
+        assert (result.status, result.reason, result.detail) == ("refused", "robots", directive)
+        assert result.source_bytes is None
+
+
+def test_directives_that_are_not_heeded_or_not_for_us_change_nothing(host: FaultyHost) -> None:
+    assert fetch_all([host.url("reserved")])[host.url("reserved")].status == "ok"
+
+
+def test_whether_a_picture_has_changed(host: FaultyHost) -> None:
+    url = host.url("versioned")
+    first = fetch_all([url])[url]
+    assert (first.etag, first.last_modified) == ('"v1"', "Thu, 01 Oct 2026 10:00:00 GMT")
+    known = [Wanted("tag", url, etag=first.etag), Wanted("date", url, last_modified=first.last_modified)]
+    results = fetch_all([*known, Wanted("other", url, etag='"v0"')])
+    assert {url_id: result.status for url_id, result in results.items()} == {
+        "tag": "unchanged", "date": "unchanged", "other": "ok",
+    }  # fmt: skip
+    assert results["tag"].http_status == 304
+
+
+def test_originals_come_as_they_were_served(host: FaultyHost) -> None:
+    url = host.url("good/1")
+    assert fetch_all([url])[url].original is None
+    kept = fetch_all([url], transform=Transform(size=32, keep_original=True))[url]
+    assert kept.original == picture(1)
+    assert kept.data != kept.original
 
 
 def test_per_host_limit_holds(host: FaultyHost) -> None:
@@ -268,7 +313,7 @@ def test_the_plan_is_read_lazily_and_leaving_early_ends_everything(host: FaultyH
                 assert (await anext(results)).status == "ok"
 
     run(take_five())
-    assert read <= 10_000 + 200
+    assert read <= MOST_KNOWN + 200
 
 
 def test_an_error_of_the_plan_is_the_callers(host: FaultyHost) -> None:
@@ -288,7 +333,7 @@ def test_an_error_of_the_plan_is_the_callers(host: FaultyHost) -> None:
 def test_a_fault_of_ours_is_counted_and_logged(
     host: FaultyHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gbif_platform.images.fetch.transform_image", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("gbif_platform.images.asker.transform_image", lambda *_, **__: 1 / 0)
     with caplog.at_level(logging.ERROR):
         result = fetch_all([host.url("good/1")])[host.url("good/1")]
     assert (result.status, result.reason) == ("failed", "internal_error")

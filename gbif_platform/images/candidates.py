@@ -1,0 +1,60 @@
+"""Where a picture may be had: at a size that its host offers, at its URL, and last in GBIF's own cache."""
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from gbif_platform.images.plan import Wanted
+from gbif_platform.images.renditions import cache_url, renditions
+from gbif_platform.images.transform import Picture, Transform
+
+GBIF_CACHE = "gbif_cache"
+
+
+class Candidate(NamedTuple):
+    """One address of a picture.
+
+    Attributes:
+        rendition: what is stored if it is taken: a rendition's name, `gbif_cache`, or None = the URL itself.
+        longest: pixels that the longer side of a rendition has at most; None = unknown.
+    """
+
+    url: str
+    rendition: str | None = None
+    longest: int | None = None
+
+
+def candidates(wanted: Wanted, transform: Transform) -> list[Candidate]:
+    """A host's renditions, the smallest sufficient one first, then the URL itself.
+
+    Whether a picture has changed is asked at its URL only.
+    """
+    itself = Candidate(wanted.url)
+    if wanted.etag or wanted.last_modified:
+        return [itself]
+    return [*(Candidate(url, name, longest) for name, url, longest in renditions(wanted.url, transform)), itself]
+
+
+def cached(wanted: Wanted, base: str | None) -> Candidate | None:
+    """GBIF's copy of a picture, where it may have one."""
+    if base is None or wanted.gbif_id is None or wanted.etag or wanted.last_modified:
+        return None
+    return Candidate(cache_url(base, wanted.gbif_id, wanted.url), GBIF_CACHE)
+
+
+def host_of_cache(base: str | None) -> str:
+    """The name under which the schedule knows the cache's host; empty where there is no cache."""
+    if base is None:
+        return ""
+    parts = urlsplit(base)
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.hostname or "" if parts.port in (None, usual) else f"{parts.hostname}:{parts.port}"
+
+
+def too_small(candidate: Candidate, picture: Picture, transform: Transform) -> bool:
+    """Whether a rendition is below the target, and not because the original is so small."""
+    if candidate.rendition in (None, GBIF_CACHE) or transform.size is None:
+        return False
+    sides = picture.source_width, picture.source_height
+    measured = min(sides) if transform.resize in ("keep_ratio", "center_crop") else max(sides)
+    scaled_down = candidate.longest is None or max(sides) >= candidate.longest - 1
+    return measured < transform.size and scaled_down
