@@ -16,6 +16,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 SEED = 1
 SIZES = ((800, 600),) * 6 + ((1600, 1200),) * 3 + ((2048, 1536),)
+# Strength of the texture, for files of some 122, 403 and 938 kB.
+TEXTURE = {800: 8.2, 1600: 7.2, 2048: 13.5}
+NOISE = 2
 SUBSAMPLINGS = ("4:2:0",) * 8 + ("4:2:2", "4:4:4")
 ORIENTATION_TAG = 0x0112
 TEXTURE_SIDE = 2048
@@ -51,8 +54,8 @@ def picture(rng: np.random.Generator, textures: list[Texture], size: tuple[int, 
     width, height = size if rng.random() < 0.5 else size[::-1]
     pixels = np.asarray(leaves(rng, width, height), np.float32)
     pattern = np.roll(textures[rng.integers(len(textures))], tuple(rng.integers(0, TEXTURE_SIDE, 2)), (0, 1))
-    shade = pattern[:height, :width, None] * 14
-    noise = rng.standard_normal((height, width, 3), dtype=np.float32) * 3
+    shade = pattern[:height, :width, None] * TEXTURE[max(size)]
+    noise = rng.standard_normal((height, width, 3), dtype=np.float32) * NOISE
     return Image.fromarray((pixels + shade + noise).clip(0, 255).astype(np.uint8))
 
 

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars as pl
 
 from gbif_platform.images import renditions
 from gbif_platform.images.request import FetchOptions
@@ -55,7 +54,7 @@ def main() -> None:
 
     def commit(batch: list[Row]) -> None:
         nonlocal last
-        pq.write_table(pa.Table.from_pylist(batch), rows / f"{len(list(rows.iterdir())):05}.parquet")
+        pl.DataFrame(batch, infer_schema_length=None).write_parquet(rows / f"{len(list(rows.iterdir())):05}.parquet")
         last = max([last, *(row["fetched_at"] for row in batch if row["status"] == "ok")])
 
     with given.url_list.open() as lines:

@@ -20,6 +20,8 @@ from gbif_platform.images.addresses import BadURLError, ForbiddenAddressError, g
 from gbif_platform.images.robots import refused_by
 
 CHUNK = 256 * 1024
+# Of a body, before the transport is asked to pause: most pictures come without a pause.
+READ_AHEAD = 1024 * 1024
 VALIDATOR_LENGTH = 200
 GZIP_MAGIC = b"\x1f\x8b"
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -119,6 +121,7 @@ def open_session(options: FetchOptions) -> aiohttp.ClientSession:
         headers=options.headers,
         # Decompression is done here, under the byte limit.
         auto_decompress=False,
+        read_bufsize=READ_AHEAD,
         timeout=aiohttp.ClientTimeout(total=None, connect=options.connect_timeout, sock_read=options.stall_timeout),
     )
 

@@ -17,7 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gbif_platform.images.shards import ShardError, ShardWriter, read_member, sweep_orphans, verify_shard
+from gbif_platform.images.shards import (
+    ShardError,
+    ShardWriter,
+    member_header,
+    read_member,
+    sweep_orphans,
+    verify_shard,
+)
 from gbif_platform.storage.objects import ObjectStore
 
 pytest_plugins = "gbif_platform_tests.services"
@@ -200,3 +207,10 @@ def test_parts_of_runs_killed_long_ago_are_swept(tmp_path: Path, monkeypatch: py
         os.utime(tmp_path / name, (time.time() - 10**6,) * 2)
     sweep_orphans()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gbif-platform-new.tar.part", "old.tar"]
+
+
+@given(name=st.text("0123456789abcdef_-.", min_size=1, max_size=100), size=st.integers(0, 8**11 - 1))
+def test_a_members_header_is_tarfiles_own(name: str, size: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    assert member_header(name, size) == member.tobuf(tarfile.USTAR_FORMAT)
