@@ -26,12 +26,12 @@ class Candidate(NamedTuple):
 def candidates(wanted: Wanted, transform: Transform) -> list[Candidate]:
     """A host's renditions, the smallest sufficient one first, then the URL itself.
 
-    Whether a picture has changed is asked at its URL only.
+    Whether a picture has changed is asked where the stored one came from, and nowhere else.
     """
-    itself = Candidate(wanted.url)
     if wanted.etag or wanted.last_modified:
-        return [itself]
-    return [*(Candidate(url, name, longest) for name, url, longest in renditions(wanted.url, transform)), itself]
+        return [Candidate(wanted.rendition_url or wanted.url, wanted.rendition)]
+    offered = [Candidate(url, name, longest) for name, url, longest in renditions(wanted.url, transform)]
+    return [*offered, Candidate(wanted.url)]
 
 
 def cached(wanted: Wanted, base: str | None) -> Candidate | None:

@@ -293,7 +293,7 @@ class _Run:
         )
 
     def _keep(self, job: Job, answer: Answer, picture: Picture) -> None:
-        if too_small(job.candidates[0], picture, self._transform):
+        if len(job.candidates) > 1 and too_small(job.candidates[0], picture, self._transform):
             self._elsewhere(job)
             return
         self._finish(

@@ -11,6 +11,7 @@ class Wanted(NamedTuple):
         url: http or https.
         etag, last_modified: of the stored picture, as its host gave them: ask only whether it has changed.
         gbif_id: the occurrence, for GBIF's image cache; None where the picture is not GBIF's.
+        rendition, rendition_url: which rendition is stored and where it is, if one is; there it is asked for changes.
     """
 
     url_id: str
@@ -18,3 +19,5 @@ class Wanted(NamedTuple):
     etag: str | None = None
     last_modified: str | None = None
     gbif_id: str | None = None
+    rendition: str | None = None
+    rendition_url: str | None = None

@@ -28,7 +28,7 @@ def take_down(lake: Lake, names: Sequence[str], reason: str, author: str) -> int
         PlatformError: a name is not known; nothing is taken down then.
     """
     with lake.transaction(author, f"images: {len(names)} taken down") as con:
-        con.execute(f"CREATE TEMP TABLE found AS {FOUND}", [list(names)])
+        con.execute(f"CREATE OR REPLACE TEMP TABLE found AS {FOUND}", [list(names)])
         known = {name for (name,) in con.execute("SELECT named FROM found").fetchall()}
         if unknown := [name for name in names if name not in known]:
             raise PlatformError(

@@ -6,6 +6,7 @@ from functools import partial
 
 import polars as pl
 
+from gbif_platform.images.candidates import GBIF_CACHE as CACHED
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.progress import FetchProgress, FetchSummary
 from gbif_platform.images.request import FetchOptions
@@ -24,8 +25,8 @@ def wanted(run: Run, *, retry_failed: bool = False) -> pl.DataFrame:
     """The pictures to ask for, one row a URL, with the columns of `Wanted`.
 
     These are the sampled ones that the ledger lacks or whose failure is due for another try, those whose original is to
-    be kept and is not, and, past `refresh_days`, those to ask whether they have changed: only these have `etag` and
-    `last_modified`.
+    be kept and is not, and, past `refresh_days`, those to ask whether they have changed: only these have values
+    in `etag`, `last_modified` and, where a rendition is stored, `rendition` and `rendition_url`.
 
     Args:
         retry_failed: every failure is due.
@@ -42,15 +43,25 @@ def wanted(run: Run, *, retry_failed: bool = False) -> pl.DataFrame:
         originals = con.sql(f"FROM lake.images WHERE transform = '{ORIGINAL}'")  # noqa: F841
         return con.sql(
             # narrow columns first: of a million pictures, few are wanted most of the time
-            f"WITH chosen AS (SELECT url_id, CASE WHEN NOT ({missing}) THEN stored.etag END AS etag, "
-            f"CASE WHEN NOT ({missing}) THEN stored.last_modified END AS last_modified "
+            f"WITH chosen AS (SELECT url_id, {', '.join(_of_stored(missing))} "
             f"FROM samples LEFT JOIN stored USING (url_id) {'LEFT JOIN originals USING (url_id)' if keep else ''} "
             f"WHERE ({missing} OR {old}) AND url_id NOT IN "
             f"(SELECT url_id FROM lake.images WHERE reason = '{TAKEN_DOWN}')) "
             "SELECT url_id, max(url) AS url, "  # of http and https twins: https
-            f"any_value(etag) AS etag, any_value(last_modified) AS last_modified, {gbif_id} AS gbif_id "
+            f"any_value(etag) AS etag, any_value(last_modified) AS last_modified, {gbif_id} AS gbif_id, "
+            "any_value(rendition) AS rendition, any_value(rendition_url) AS rendition_url "
             "FROM chosen JOIN media USING (url_id) GROUP BY url_id ORDER BY url_id"
         ).pl()
+
+
+def _of_stored(missing: str) -> list[str]:
+    """SQL: what is known of a stored picture that is only asked for changes; null for one that is missing."""
+    offered = f"NOT ({missing}) AND stored.rendition <> '{CACHED}'"
+    return [
+        *(f"CASE WHEN NOT ({missing}) THEN stored.{name} END AS {name}" for name in ("etag", "last_modified")),
+        f"CASE WHEN {offered} THEN stored.rendition END AS rendition",
+        f"CASE WHEN {offered} THEN stored.fetched_url END AS rendition_url",
+    ]
 
 
 def _missing(rows: str, retry_failed: bool) -> str:

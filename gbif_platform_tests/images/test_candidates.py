@@ -146,3 +146,13 @@ def test_no_rendition_where_every_pixel_is_wanted() -> None:
     url = "https://inaturalist-open-data.s3.amazonaws.com/photos/1/original.jpg"
     assert len(candidates.candidates(Wanted("1", url), Transform())) > 1
     assert candidates.candidates(Wanted("1", url), Transform(resize="no")) == [candidates.Candidate(url)]
+
+
+def test_a_stored_rendition_is_asked_for_changes_where_it_came_from(
+    host: FaultyHost, offered: dict[str, int | None]
+) -> None:
+    offered |= {"sized/40": 40, "sized/64": 64}
+    stored = Wanted("1", host.url("sized/200"), etag='"old"', rendition="sized/20", rendition_url=host.url("sized/20"))
+    result = fetch_all([stored])["1"]
+    assert (result.status, result.rendition, result.fetched_url) == ("ok", "sized/20", host.url("sized/20"))
+    assert host.targets() == ["sized/20"]
