@@ -13,6 +13,7 @@ from gbif_platform.images.request import FetchOptions
 from gbif_platform.images.run import ORIGINAL, Row, fetch_images
 from gbif_platform.images.takedown import TAKEN_DOWN
 from gbif_platform.settings import Settings
+from gbif_platform.sources.gbif_source import endpoint
 from gbif_platform.steps.run import Run
 from gbif_platform.storage import tables
 
@@ -84,7 +85,7 @@ def fetch_options(run: Run, total: int) -> FetchOptions:
         max_bytes=settings.fetch_max_bytes,
         max_pixels=settings.fetch_max_pixels,
         robots=frozenset(word.strip().lower() for word in settings.fetch_robots.split(",") if word.strip()),
-        gbif_cache=settings.gbif_url.rstrip("/") + GBIF_CACHE if cached else None,
+        gbif_cache=endpoint(run.platform, run.dataset).rstrip("/") + GBIF_CACHE if cached else None,
         user_agent=settings.user_agent,
         allow_private=settings.allow_private_hosts,
     )
