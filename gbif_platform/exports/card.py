@@ -65,7 +65,7 @@ def dataset_card(export: Export) -> str:
         _making(export),
         _licences(export),
         _citations(export),
-        _section("Known limits", [f"- {limit}" for limit in LIMITS]),
+        *([_section("Known limits", [f"- {limit}" for limit in LIMITS])] if export.is_from_gbif else []),
         _section("How to read it", ["In this folder:", "", "```python", _loading(export), "```"]),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"

@@ -59,6 +59,11 @@ class Export:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     published: date = date(1970, 1, 1)
 
+    @property
+    def is_from_gbif(self) -> bool:
+        """Whether GBIF or one of its datasets is to be cited; pictures of a mere list are of unknown making."""
+        return bool(self.dataset_citations) or any("GBIF.org" in citation for citation in self.citations)
+
     def with_files(self, files: pl.DataFrame) -> "Export":
         """The export with the column `file` filled.
 

@@ -92,12 +92,18 @@ def croissant(export: Export, files: Sequence[ExportFile]) -> Json:
         **_credit(export),
         "version": f"1.0.0+{export.version}",
         "datePublished": export.published.isoformat(),
-        "keywords": list(dict.fromkeys(["biodiversity", "GBIF", export.label])),
+        "keywords": list(dict.fromkeys(["biodiversity", *(["GBIF"] if export.is_from_gbif else []), export.label])),
+        **(_limits() if export.is_from_gbif else {}),
+        "distribution": [*(_file_object(file) for file in listed), pictures],
+        "recordSet": [{"@type": "cr:RecordSet", "@id": PICTURES, "name": PICTURES, "field": fields}],
+    }
+
+
+def _limits() -> Json:
+    return {
         "rai:dataBiases": list(LIMITS[:1]),
         "rai:dataLimitations": list(LIMITS[1:3]),
         "rai:personalSensitiveInformation": list(LIMITS[3:]),
-        "distribution": [*(_file_object(file) for file in listed), pictures],
-        "recordSet": [{"@type": "cr:RecordSet", "@id": PICTURES, "name": PICTURES, "field": fields}],
     }
 
 

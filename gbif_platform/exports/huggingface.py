@@ -65,7 +65,7 @@ def header(export: Export) -> dict[str, Any]:
         "license": hub_licences(export.licences["license"]),
         "task_categories": ["image-classification"],
         "pretty_name": export.name,
-        "tags": ["biology", "biodiversity", "species", "GBIF"],
+        "tags": ["biology", "biodiversity", "species", *(["GBIF"] if export.is_from_gbif else [])],
         "size_categories": [size_category(len(export.rows))],
     }
     globs = data_files(export)

@@ -11,8 +11,10 @@ import pytest
 from etils import epath  # type: ignore[import-untyped]
 from mlcroissant._src.operation_graph.operations import extract  # type: ignore[import-untyped]
 
+from gbif_platform.exports.card import dataset_card
 from gbif_platform.exports.contents import Export, ExportFile
 from gbif_platform.exports.croissant import CATALOGUE, croissant
+from gbif_platform.exports.huggingface import header
 from gbif_platform_tests.exports.small_export import FORMATS, colour, pictures, small_export, written
 
 
@@ -90,6 +92,15 @@ def test_nothing_is_said_that_is_not_known() -> None:
     said = croissant(replace(export, citations=[], licences=unknown), [ExportFile(CATALOGUE, 1, "0" * 64)])
     assert said["license"] == ["unknown"]
     assert not {"citeAs", "url", "isBasedOn", "creator"} & set(said)
+
+
+def test_a_list_of_urls_is_not_said_to_be_gbifs() -> None:
+    export = replace(small_export("imagefolder", pictures()[0]), citations=[], dataset_citations=[])
+    said = croissant(export, [ExportFile(CATALOGUE, 1, "0" * 64)])
+    assert "GBIF" not in said["keywords"]
+    assert "rai:dataBiases" not in said
+    assert "GBIF" not in header(export)["tags"]
+    assert "Known limits" not in dataset_card(export)
 
 
 def test_pictures_that_are_files_are_one_set_and_not_a_list() -> None:
