@@ -2,9 +2,11 @@
 
 import socket
 import threading
+import time
 from contextlib import suppress
 
 CHUNK = 2**16
+PORT_SECONDS = 10.0
 
 
 class Relay:
@@ -50,7 +52,15 @@ class Relay:
 
     def up(self) -> None:
         """Listen again, on the same port."""
-        self._listener = socket.create_server(("127.0.0.1", self.port))
+        deadline = time.monotonic() + PORT_SECONDS
+        while True:
+            try:
+                self._listener = socket.create_server(("127.0.0.1", self.port))
+                break
+            except OSError:  # somebody's outgoing connection has the port for the moment
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
         self._listen()
 
     def _listen(self) -> None:

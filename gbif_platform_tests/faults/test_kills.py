@@ -62,7 +62,8 @@ def test_killed_again_and_again_before_the_pictures_are_there(world: World, tmp_
     home.kill_when(more(world.archives, 2), "run", "insects", later=moments.uniform(0, 0.05))  # as the archive comes
     home.kill_when(lambda: home.work("staging/*/occurrences*.parquet"), "run", "insects")  # in occurrences
     home.kill_when(more(world.pictures, 1), "run", "insects", later=moments.uniform(0, 0.2))
-    home.kill_when(lambda: home.fetched() > 0, "run", "insects")  # between two commits
+    # The second shard is stored when the first one's rows are committed.
+    home.kill_when(more(home.stored_shards, 2), "run", "insects")
     interrupted = home.kill_when(more(world.pictures, 2), "run", "insects", number=signal.SIGINT)
     assert "error: downloaded_images: interrupted" in interrupted
     assert "Traceback" not in interrupted

@@ -92,6 +92,10 @@ class Victim:
         """How many URLs the ledger knows."""
         return len(self.frame("SELECT url_id FROM images"))
 
+    def stored_shards(self) -> int:
+        """How many shards the object store holds."""
+        return len(list(self.folder.glob("objects/images/*/*.tar")))
+
     def tables(self) -> dict[str, pl.DataFrame]:
         """Every row that must not depend on what happened on the way, in one order."""
         return {name: self.frame(f"SELECT * FROM {name} ORDER BY ALL") for name in TABLES} | {

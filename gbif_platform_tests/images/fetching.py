@@ -24,6 +24,8 @@ def run(work: Coroutine[object, object, T]) -> T:
     async def watched() -> T:
         async with asyncio.timeout(60):
             value = await work
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=5)  # what was cancelled may need a moment to end
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return value
 
