@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, GenericError
 from obstore.store import LocalStore, S3Store
 
 from gbif_platform.errors import PlatformError, first_line
@@ -30,6 +30,8 @@ REQUEST_TIMEOUT = timedelta(minutes=2)
 """For one request: the parts of an upload may share a thin line; downloads go on where they stopped."""
 PATIENCE, FIRST_PATIENCE = timedelta(seconds=75), timedelta(seconds=5)
 """How long a refused, cut or failed (5xx) request is tried again: a server may be down for a minute."""
+CUT_LISTING, LISTING_TRIES = "list response body", 3
+"""A listing that is cut while it is read is the one answer that the library does not try again; tries from one key."""
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4
 """An upload holds this many parts of this size in memory; what is not larger than one goes in one request."""
 MOST_PARTS = 10_000
@@ -175,10 +177,19 @@ class ObjectStore:
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """The objects under `prefix`, a folder of keys, in no promised order."""
+        last, tries = None, 0
         with self._request("list", prefix):
-            for batch in obstore.list(self._store, prefix or None):
-                for meta in batch:
-                    yield Entry(meta["path"], meta["size"], meta["last_modified"])
+            while tries < LISTING_TRIES:
+                try:
+                    for batch in obstore.list(self._store, prefix or None, offset=last):
+                        for meta in batch:
+                            yield Entry(meta["path"], meta["size"], meta["last_modified"])
+                            last, tries = meta["path"], 0
+                    return
+                except GenericError as error:
+                    tries += 1
+                    if CUT_LISTING not in str(error) or tries == LISTING_TRIES:
+                        raise
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""

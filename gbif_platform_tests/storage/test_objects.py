@@ -313,6 +313,21 @@ def test_a_server_that_is_lost_for_a_while_is_waited_for(
     assert (tmp_path / "copy").read_bytes() == content
 
 
+@pytest.mark.parametrize("size", [1, 600, 900, 1200, 2000])
+def test_a_listing_that_is_cut_goes_on_where_it_was(
+    s3: str, relay: Relay, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", timedelta(seconds=15))
+    store, keys = ObjectStore(s3), [f"shards/{number:02d}" for number in range(12)]
+    for key in keys:
+        store.put(key, b"1")
+    relay.down_after(size)
+    back = threading.Timer(0.5, relay.up)
+    back.start()
+    assert list(store.list("shards")) == keys
+    back.join()
+
+
 def test_an_upload_that_has_to_be_given_up_leaves_nothing(
     s3: str, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
