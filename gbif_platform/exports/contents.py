@@ -6,7 +6,7 @@ parquet, huggingface   data/<subset>/<name>-<subset>-000000.parquet
 coco-camera-traps      images/<subset>/<media_id>.jpg, and <name>.json
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
@@ -74,6 +74,12 @@ class Export:
         return replace(
             self, rows=self.rows.drop("file", strict=False).join(known, "media_id", "left", maintain_order="left")
         )
+
+
+def class_index(classes: Sequence[str]) -> pl.Expr:
+    """The place of `label` among the classes; null where it is none of them."""
+    index = {name: number for number, name in enumerate(classes)}
+    return pl.col("label").replace_strict(index, default=None, return_dtype=pl.Int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gbif_platform.exports.contents import Read
+from gbif_platform.exports.contents import Read, class_index
 from gbif_platform.exports.huggingface import COLUMNS, schema_metadata
 
 ROW_GROUP_PICTURES = 100
@@ -49,7 +49,7 @@ def write_parquet_shard(
         write_statistics=[name for name in _leaves(schema) if name not in pictures],
         write_page_index=True,
     ) as writer:
-        for group in _row_groups(_labelled(rows, classes)):
+        for group in _row_groups(rows.with_columns(class_index(classes), label_name=pl.col("label"))):
             found = [read(*place) for place in group.select("shard", "shard_offset", "shard_size").iter_rows()]
             names = (group["media_id"] + suffix).to_arrow().cast(pa.string())
             image = pa.StructArray.from_arrays([pa.array(found, pa.binary()), names], ["bytes", "path"])
@@ -69,12 +69,6 @@ def _leaves(schema: pa.Schema) -> list[str]:
     """Paths of the columns as Parquet has them."""
     inner = {"image": ["image.bytes", "image.path"], "nested": ["nested.list.element"]}
     return [leaf for name in schema.names for leaf in inner.get(name, [name])]
-
-
-def _labelled(rows: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
-    index = {name: number for number, name in enumerate(classes)}
-    label = pl.col("label").replace_strict(index, default=None, return_dtype=pl.Int64)
-    return rows.with_columns(label, label_name=pl.col("label"))
 
 
 def _row_groups(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from gbif_platform.exports.catalogue import COLUMNS
-from gbif_platform.exports.contents import Export, Read
+from gbif_platform.exports.contents import Export, Read, class_index
 from gbif_platform.exports.layout import row_digests
 from gbif_platform.exports.shards import Shards
 
@@ -27,10 +27,10 @@ class WebDatasetShards(Shards):
     pattern = "{subset}/{name}-{subset}-{number:06d}.tar"
 
     def _contents(self, export: Export) -> pl.Series:
-        return row_digests(export.rows.select(*COLUMNS, "sha256", index=_class_index(export.classes)))
+        return row_digests(export.rows.select(*COLUMNS, "sha256", index=class_index(export.classes)))
 
     def _write(self, export: Export, rows: pl.DataFrame, read: Read, path: Path) -> None:
-        write_tar(rows.with_columns(index=_class_index(export.classes)), read, path, export.suffix)
+        write_tar(rows.with_columns(index=class_index(export.classes)), read, path, export.suffix)
 
     def beside(self, export: Export, folder: Path) -> None:
         """classes.txt, and the metadata of each shard."""
@@ -39,11 +39,6 @@ class WebDatasetShards(Shards):
             file = (folder / str(name)).with_suffix(".parquet")
             file.parent.mkdir(parents=True, exist_ok=True)
             metadata(rows, int(file.stem.rpartition("-")[2])).write_parquet(file)
-
-
-def _class_index(classes: list[str]) -> pl.Expr:
-    index = {name: number for number, name in enumerate(classes)}
-    return pl.col("label").replace_strict(index, default=None, return_dtype=pl.Int64)
 
 
 def write_tar(rows: pl.DataFrame, read: Read, path: Path, suffix: str) -> None:

@@ -6,6 +6,7 @@ redirects and a DNS answer that changes between two look-ups all pass through it
 
 import re
 import socket
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, urlsplit
 
@@ -60,6 +61,24 @@ def web_url(text: str) -> URL:
         raise
     except ValueError as error:  # also UnicodeError, from host names
         raise BadURLError("invalid_url", str(error)) from error
+
+
+def server_name(target: URL) -> str:
+    """What tells servers apart: host and port; http and https on their usual ports are one server."""
+    return target.raw_host or "" if target.is_default_port() else f"{target.raw_host}:{target.port}"
+
+
+def host_of(url: str) -> str:
+    """The server behind a URL; empty where the URL is unusable."""
+    return _host_of_origin("/".join(url.split("/", 3)[:3]))
+
+
+@lru_cache(maxsize=65_536)
+def _host_of_origin(origin: str) -> str:
+    try:
+        return server_name(web_url(origin))
+    except BadURLError:
+        return ""
 
 
 def _encoded(part: str) -> str:

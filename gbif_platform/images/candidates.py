@@ -1,7 +1,6 @@
 """Where a picture may be had: at a size that its host offers, at its URL, and last in GBIF's own cache."""
 
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.renditions import cache_url, renditions
@@ -39,15 +38,6 @@ def cached(wanted: Wanted, base: str | None) -> Candidate | None:
     if base is None or wanted.gbif_id is None or wanted.etag or wanted.last_modified:
         return None
     return Candidate(cache_url(base, wanted.gbif_id, wanted.url), GBIF_CACHE)
-
-
-def host_of_cache(base: str | None) -> str:
-    """The name under which the schedule knows the cache's host; empty where there is no cache."""
-    if base is None:
-        return ""
-    parts = urlsplit(base)
-    usual = {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.hostname or "" if parts.port in (None, usual) else f"{parts.hostname}:{parts.port}"
 
 
 def too_small(candidate: Candidate, picture: Picture, transform: Transform) -> bool:

@@ -17,11 +17,11 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from gbif_platform.images.shards import ShardWriter, verify_shard
-from gbif_platform.images.takedown import TAKEN_DOWN
+from gbif_platform.images.shards import ShardProblem, ShardWriter, verify_shard
 from gbif_platform.storage import tables
 from gbif_platform.storage.lake import Lake
 from gbif_platform.storage.objects import ObjectStore
+from gbif_platform.storage.tables import TAKEN_DOWN
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 SHARDS_TOGETHER = 50
@@ -92,8 +92,7 @@ def rewrite(
         done.written += sorted({move["new_shard"] for move in moves})
         done.moved += _repoint(lake, moves, author)
         if damaged:
-            places = pl.DataFrame(damaged, schema=["shard", "url_id", "detail"], orient="row")
-            done.damaged += tables.mark_damaged(lake, places, run_id=author)
+            done.damaged += tables.mark_damaged(lake, damaged, run_id=author)
         told(done.read, len(shards))
     return done
 
@@ -202,6 +201,14 @@ def remove_taken_down(lake: Lake, objects: ObjectStore, author: str) -> list[str
     return shards
 
 
+def problems_of(lake: Lake, objects: ObjectStore, shard: str) -> list[ShardProblem]:
+    """What is wrong with a shard that the index names; members that it does not know are no problem."""
+    rows = lake.frame(
+        "SELECT url_id, shard_offset, shard_size, sha256 FROM images WHERE shard = ? AND status = 'ok'", [shard]
+    ).to_dicts()
+    return [one for one in verify_shard(objects, shard, rows) if one.problem != "not_in_index"] if rows else []
+
+
 def verify_all(lake: Lake, objects: ObjectStore, author: str, told: Told, *, dry_run: bool = False) -> pl.DataFrame:
     """Verify every shard that the index names; pictures that cannot be read are fetched again by the next run.
 
@@ -211,12 +218,10 @@ def verify_all(lake: Lake, objects: ObjectStore, author: str, told: Told, *, dry
     shards = lake.frame("SELECT DISTINCT shard FROM images WHERE status = 'ok' ORDER BY shard")["shard"].to_list()
     found: list[tuple[str, str, str, str]] = []
     for number, shard in enumerate(shards, 1):
-        rows = lake.frame("SELECT * FROM images WHERE shard = ? AND status = 'ok'", [shard])
-        problems = [one for one in verify_shard(objects, shard, rows.to_dicts()) if one.problem != "not_in_index"]
-        lost = [(one.shard, one.url_id, f"{one.problem} {one.detail}".strip()) for one in problems if one.loses_picture]
+        problems = problems_of(lake, objects, shard)
+        lost = [one.place for one in problems if one.loses_picture]
         if lost and not dry_run:
-            places = pl.DataFrame(lost, schema=["shard", "url_id", "detail"], orient="row")
-            tables.mark_damaged(lake, places, run_id=author)
+            tables.mark_damaged(lake, lost, run_id=author)
         found += [(one.shard, one.url_id, one.problem, one.detail) for one in problems]
         told(number, len(shards))
     columns = ("shard", "url_id", "problem", "detail")

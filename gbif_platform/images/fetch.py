@@ -15,8 +15,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Literal
 
+from gbif_platform.images.addresses import host_of
 from gbif_platform.images.asker import Answer, Ask, Asker, Message, Outbox, Released
-from gbif_platform.images.candidates import cached, candidates, host_of_cache, too_small
+from gbif_platform.images.candidates import cached, candidates, too_small
 from gbif_platform.images.manners import learn
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.reasons import NOT_FROM_THE_CACHE, rule_of
@@ -119,7 +120,7 @@ async def fetch(
 def _crew(options: FetchOptions, transform: Transform, run: "_Run") -> Asker | Workers:
     if options.processes > 1:
         return Workers(options, transform, run.receive, run.fail)
-    return Asker(options, transform, Outbox(run.receive), threads=options.decode_threads or _cpus())
+    return Asker(options, transform, Outbox(run.receive), threads=options.decode_threads or cpus())
 
 
 class _Run:
@@ -130,7 +131,7 @@ class _Run:
     ) -> None:
         self._options = options
         self._transform = transform
-        self._cache_host = host_of_cache(options.gbif_cache)
+        self._cache_host = host_of(options.gbif_cache or "")
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule(
             requests,
@@ -432,5 +433,6 @@ def _result(job: Job, status: Literal["ok", "unchanged", "failed", "refused"], *
     )
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

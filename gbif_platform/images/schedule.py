@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from gbif_platform.images.addresses import BadURLError, web_url
+from gbif_platform.images.addresses import BadURLError, server_name, web_url
 from gbif_platform.images.candidates import Candidate
 from gbif_platform.images.hosts import NEVER, Host
 from gbif_platform.images.plan import Wanted
@@ -188,8 +188,7 @@ class Schedule:
         try:
             target = web_url(job.target or job.candidates[0].url)
             job.target = str(target)
-            # http and https on their usual ports are one server.
-            name = target.raw_host or "" if target.is_default_port() else f"{target.raw_host}:{target.port}"
+            name = server_name(target)
         except BadURLError as problem:
             job.problem = problem
         job.lane = self._lane(name)

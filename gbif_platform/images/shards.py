@@ -179,6 +179,11 @@ class ShardProblem:
         """Whether the picture `url_id` cannot be had from the shard."""
         return bool(self.url_id) and self.problem != "not_in_index"
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Shard, url_id, and what is wrong there."""
+        return self.shard, self.url_id, f"{self.problem} {self.detail}".strip()
+
 
 def verify_shard(objects: ObjectStore, shard: str, rows: Iterable[Mapping[str, Any]]) -> list[ShardProblem]:
     """Compare a shard with its index rows (`url_id`, `shard_offset`, `shard_size`, `sha256`); empty = all agree.

@@ -6,7 +6,6 @@ its part of the requests that may be in flight to it.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from gbif_platform.images.addresses import BadURLError, web_url
+from gbif_platform.images.addresses import host_of
 from gbif_platform.images.plan import Wanted
 
 PART_ROWS = 50_000
@@ -164,17 +163,3 @@ def _batches(plan: Iterable[Wanted | Sequence[Any]]) -> Iterator[list[Wanted]]:
     wanted = (Wanted(*row) for row in plan)
     while batch := list(islice(wanted, PART_ROWS)):
         yield batch
-
-
-def host_of(url: str) -> str:
-    """The server behind a URL, as the schedule tells servers apart; empty where the URL is unusable."""
-    return _host_of_origin("/".join(url.split("/", 3)[:3]))
-
-
-@lru_cache(maxsize=65_536)
-def _host_of_origin(origin: str) -> str:
-    try:
-        target = web_url(origin)
-    except BadURLError:
-        return ""
-    return target.raw_host or "" if target.is_default_port() else f"{target.raw_host}:{target.port}"

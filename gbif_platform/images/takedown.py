@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from gbif_platform.errors import PlatformError
 from gbif_platform.storage.lake import Lake
+from gbif_platform.storage.tables import TAKEN_DOWN
 
-TAKEN_DOWN = "taken_down"
 ANY = "any"
 """The transform of the row that keeps a picture away which was never fetched."""
 FOUND = (

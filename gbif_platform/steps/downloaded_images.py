@@ -1,7 +1,6 @@
 """Step `downloaded_images`: fetch what the ledger lacks and nothing else, and mend what was damaged since."""
 
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,10 +8,11 @@ import duckdb
 import polars as pl
 
 from gbif_platform.errors import PlatformError
+from gbif_platform.images.compaction import problems_of
 from gbif_platform.images.grid import sample_grid
 from gbif_platform.images.progress import FetchSummary
 from gbif_platform.images.run import ORIGINAL
-from gbif_platform.images.shards import ShardProblem, read_member, verify_shard
+from gbif_platform.images.shards import ShardProblem, read_member
 from gbif_platform.plots import bars
 from gbif_platform.settings import fingerprint
 from gbif_platform.steps.fetch_plan import fetch_wanted
@@ -177,7 +177,7 @@ def _verified(run: Run, con: duckdb.DuckDBPyConnection, rounds: list[FetchSummar
     shards = _newest_shards(run, con)
     problems, damaged = _problems(run, shards), 0
     if problems:
-        damaged = tables.mark_damaged(run.platform.lake, _places(problems), run_id=run.run_id)
+        damaged = tables.mark_damaged(run.platform.lake, [one.place for one in problems], run_id=run.run_id)
         rounds.append(fetch_wanted(run, NAME))
         _look(run, con)
         shards = sorted({*shards, *_newest_shards(run, con)})
@@ -188,22 +188,11 @@ def _verified(run: Run, con: duckdb.DuckDBPyConnection, rounds: list[FetchSummar
     return Check("shards_sound", not problems, says or agreed), damaged
 
 
-def _places(problems: Iterable[ShardProblem]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [(one.shard, one.url_id, f"{one.problem} {one.detail}".strip()) for one in problems],
-        schema={"shard": pl.String, "url_id": pl.String, "detail": pl.String},
-        orient="row",
-    )
-
-
 def _problems(run: Run, shards: list[str]) -> list[ShardProblem]:
     """Pictures that the ledger says are stored, and that cannot be had from these shards."""
 
     def problems(shard: str) -> list[ShardProblem]:
-        rows = run.platform.lake.frame(
-            "SELECT url_id, shard_offset, shard_size, sha256 FROM images WHERE shard = ? AND status = 'ok'", [shard]
-        )
-        return verify_shard(run.platform.objects, shard, rows.to_dicts()) if len(rows) else []
+        return problems_of(run.platform.lake, run.platform.objects, shard)
 
     with ThreadPoolExecutor(max(1, len(shards)), thread_name_prefix="verify") as threads:
         return [one for found in threads.map(problems, shards) for one in found if one.loses_picture]

@@ -1,21 +1,21 @@
 """What a snapshot still wants from the web, and the fetching of it."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 
 import polars as pl
 
 from gbif_platform.images.candidates import GBIF_CACHE as CACHED
+from gbif_platform.images.fetch import cpus
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.progress import FetchProgress, FetchSummary
 from gbif_platform.images.request import FetchOptions
 from gbif_platform.images.run import ORIGINAL, Row, fetch_images
-from gbif_platform.images.takedown import TAKEN_DOWN
 from gbif_platform.settings import Settings
 from gbif_platform.sources.gbif_source import endpoint
 from gbif_platform.steps.run import Run
 from gbif_platform.storage import tables
+from gbif_platform.storage.tables import TAKEN_DOWN
 
 SMALL_PLAN = 200
 """Pictures that one process fetches sooner than several have started."""
@@ -74,7 +74,7 @@ def _missing(rows: str, retry_failed: bool) -> str:
 def fetch_options(run: Run, total: int) -> FetchOptions:
     """The fetcher's options for so many pictures, from the settings."""
     settings = run.platform.settings
-    processes = settings.fetch_processes or _cpus()
+    processes = settings.fetch_processes or cpus()
     cached = settings.fetch_gbif_cache and run.dataset.source.gbif
     return FetchOptions(
         processes=processes if total >= SMALL_PLAN else 1,
@@ -124,7 +124,3 @@ def _fetcher(settings: Settings) -> Callable[..., FetchSummary]:
     from gbif_platform.images.cluster import fetch_images_on_ray
 
     return partial(fetch_images_on_ray, address=settings.ray_address)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,7 @@ so a kill leaves the previous state or the next one.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,6 +100,8 @@ TABLES = {
 }
 STORED = ("sha256", "shard", "shard_offset", "shard_size", "etag", "last_modified", "checked_at")
 """Columns of `images` that say nothing where no picture is stored."""
+TAKEN_DOWN = "taken_down"
+"""Reason in `images` of a picture that is to be gone for good."""
 PARTITION_KEYS = ("dataset", "snapshot")
 PARTITIONED = (
     "occurrences",
@@ -301,7 +303,8 @@ def add_images(lake: Lake, rows: list[dict[str, object]], *, run_id: str) -> Non
         )
         con.execute(
             "CREATE TEMP TABLE incoming AS FROM asked ANTI JOIN stored USING (url_id, transform) "
-            "WHERE status <> 'unchanged' AND url_id NOT IN (SELECT url_id FROM lake.images WHERE reason = 'taken_down')"
+            "WHERE status <> 'unchanged' AND url_id NOT IN "
+            f"(SELECT url_id FROM lake.images WHERE reason = '{TAKEN_DOWN}')"
         )
         con.execute(
             "UPDATE lake.images SET checked_at = stored.checked_at FROM stored "
@@ -314,14 +317,15 @@ def add_images(lake: Lake, rows: list[dict[str, object]], *, run_id: str) -> Non
         con.execute("INSERT INTO lake.images BY NAME SELECT * FROM incoming")
 
 
-def mark_damaged(lake: Lake, places: pl.DataFrame, *, run_id: str) -> int:
+def mark_damaged(lake: Lake, places: Sequence[tuple[str, str, str]], *, run_id: str) -> int:
     """Make stored pictures failed ones, due now; returns how many.
 
     Args:
-        places: `shard`, `url_id` and `detail`, each picture once.
+        places: (shard, url_id, detail), each picture once.
     """
     with lake.transaction(run_id, f"images: {len(places)} damaged") as con:
-        con.register("places", places.to_arrow())
+        columns = dict.fromkeys(("shard", "url_id", "detail"), pl.String)
+        con.register("places", pl.DataFrame(places, schema=columns, orient="row").to_arrow())
         row = con.execute(
             "UPDATE lake.images SET status = 'failed', reason = 'damaged', detail = places.detail, retry_at = now(), "
             f"{', '.join(f'{column} = NULL' for column in STORED)} FROM places "

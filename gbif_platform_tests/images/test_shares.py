@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gbif_platform.images.addresses import host_of
 from gbif_platform.images.plan import Wanted
-from gbif_platform.images.shares import Division, Share, host_of, shares
+from gbif_platform.images.shares import Division, Share, shares
 
 counts_of_hosts = st.dictionaries(st.text("abc.", max_size=6), st.integers(1, 10**7), max_size=40)
 few = st.integers(1, 20)
