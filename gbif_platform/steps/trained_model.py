@@ -70,7 +70,7 @@ def trained_model(run: Run, model: str) -> Report:
         PlatformError: the backbone or its weights are not to be had.
     """
     name, spec = stage_name(model), run.dataset.models[model]
-    version = fingerprint(NAME, VERSION, run.version_of("splits"), stated(spec))
+    version = fingerprint(NAME, VERSION, run.version_of("splits"), stated(spec.training()))
     work = run.platform.work_folder("training", run.dataset.name, fingerprint(run.snapshot), f"{model}-{version}")
 
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
