@@ -105,21 +105,37 @@ class UrlList(Part):
     label_column: str | None = Field(None, description="column of the term that `label` names; empty = so named itself")
 
 
+class ImageFolder(Part):
+    """Pictures on this machine; the folder that a picture lies in names its label."""
+
+    path: str = Field(description="folder of pictures, searched to any depth; relative to the dataset file")
+    table: str | None = Field(
+        None,
+        description="csv, tsv, parquet, json or jsonl that says more of the files, e.g. their labels, licences, dates; "
+        "relative to the dataset file",
+    )
+    file_column: str | None = Field(
+        None, description="the table's column of paths below the folder; empty = file, file_name, path or filename"
+    )
+
+
 class Source(Part):
     """Where occurrences and media come from; exactly one kind."""
 
     archive: str | None = Field(None, description="path of a Darwin Core Archive; relative to the dataset file")
     urls: UrlList | None = Field(None, description="lists of URLs")
+    image_folder: ImageFolder | None = Field(None, description="pictures on this machine")
     gbif_download: GbifDownload | None = Field(None, description="a download at GBIF")
     gbif_search: GbifSearch | None = Field(None, description="GBIF's search, up to some 100 000 occurrences")
     verbatim: bool = Field(False, description="keep the records as their publishers wrote them too: table verbatim")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Source":
-        if sum(kind is not None for kind in (self.archive, self.urls, self.gbif_download, self.gbif_search)) != 1:
-            raise ValueError("name exactly one source: archive, urls, gbif_download or gbif_search")
-        if self.urls and self.verbatim:
-            raise ValueError("verbatim is for archives; a list of URLs is kept as it was written anyway")
+        kinds = (self.archive, self.urls, self.image_folder, self.gbif_download, self.gbif_search)
+        if sum(kind is not None for kind in kinds) != 1:
+            raise ValueError("name exactly one source: archive, urls, image_folder, gbif_download or gbif_search")
+        if (self.urls or self.image_folder) and self.verbatim:
+            raise ValueError("verbatim is for archives; a list is kept as it was written anyway")
         return self
 
     @property
@@ -186,7 +202,8 @@ class Dataset(Part):
     @classmethod
     def _lists_need_no_label(cls, attributes: Any) -> Any:
         source = attributes.get("source") if isinstance(attributes, Mapping) else None
-        return {"label": "label", **attributes} if isinstance(source, Mapping) and "urls" in source else attributes
+        listed = isinstance(source, Mapping) and ("urls" in source or "image_folder" in source)
+        return {"label": "label", **attributes} if listed else attributes
 
     @model_validator(mode="after")
     def _models_learn_from_train(self) -> "Dataset":
@@ -299,6 +316,9 @@ def at_home(dataset: Dataset, folder: Path) -> Dataset:
     if source.urls:
         moved_list = source.urls.model_copy(update={"files": absolute(source.urls.files)})
         source = source.model_copy(update={"urls": moved_list})
+    if source.image_folder:
+        paths = {name: value and absolute(value) for name, value in source.image_folder if name != "file_column"}
+        source = source.model_copy(update={"image_folder": source.image_folder.model_copy(update=paths)})
     for kind in ("gbif_download", "gbif_search"):
         selection = getattr(source, kind)
         if selection and selection.checklist:

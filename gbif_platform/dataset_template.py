@@ -30,7 +30,7 @@ BALANCED = "{policy: balanced, per_label: 500, min_per_label: 10}"
 
 
 class ListStart(NamedTuple):
-    """What a dataset file says of lists of URLs.
+    """What a dataset file says of lists of URLs, or of a folder of pictures.
 
     Attributes:
         source: as one line of YAML.
@@ -58,7 +58,9 @@ def source_text(
         DatasetFileError: not exactly one source is given.
     """
     if sum(map(bool, (archive, doi, taxa))) != 1:
-        raise DatasetFileError("name one source", "--archive FILE, --doi DOI, --taxon NAME, or --urls FILE")
+        raise DatasetFileError(
+            "name one source", "--archive FILE, --doi DOI, --taxon NAME, --urls FILE, or --images FOLDER"
+        )
     if not taxa and (countries or search):
         raise DatasetFileError("--country and --search go with --taxon", "add --taxon NAME")
     if archive:
@@ -96,13 +98,20 @@ def list_start(path: Path, url_column: str | None = None, label_column: str | No
     )
 
 
+def folder_start(path: Path) -> ListStart:
+    """What to say of a folder of pictures: the folder that a picture lies in is its label."""
+    return ListStart(
+        json.dumps({"image_folder": {"path": str(path.absolute())}}, ensure_ascii=False), LABEL, "any", True
+    )
+
+
 def new_dataset(
     file: Path, source: str, label: str, *, licences: str = "non-commercial", labelled: bool = True
 ) -> None:
     """Write a dataset file.
 
     Args:
-        source: one line of YAML, from `source_text` or `list_start`.
+        source: one line of YAML, from `source_text`, `list_start` or `folder_start`.
         labelled: whether there is anything to learn.
 
     Raises:

@@ -29,6 +29,11 @@ def dataset() -> None:
     type=click.Path(path_type=Path),
     help="A list of URLs: txt, csv, tsv, parquet, json, jsonl, or a folder of them.",
 )
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder of pictures, each in the folder of its label.",
+)
 @click.option("--url-column", help="With --urls: column of the URLs; default: url, image_url, identifier …")
 @click.option("--label-column", help="With --urls: column of the labels; default: label, species, class … or none.")
 @click.option("--label", help="GBIF or Darwin Core term to learn; default: species, of a list its label column.")
@@ -42,23 +47,25 @@ def dataset_new(
     countries: tuple[str, ...],
     search: bool,
     urls: Path | None,
+    images: Path | None,
     url_column: str | None,
     label_column: str | None,
     label: str | None,
 ) -> None:
     """Write a dataset file to start from, with its choices explained."""
-    from gbif_platform.dataset_template import list_start, new_dataset, source_text
+    from gbif_platform.dataset_template import folder_start, list_start, new_dataset, source_text
 
     file = platform.settings.datasets / f"{name}.yaml"
     if not re.fullmatch(NAME, name):
         raise PlatformError(f"{name!r} cannot name a dataset", "a letter, then letters, digits and _, all lower case")
     if name in shipped_datasets():
         raise PlatformError(f"{name} is a dataset that comes with the platform", "choose another name")
-    if urls:
-        if archive or doi or taxa or countries or search:
-            raise PlatformError(
-                "name one source", "--urls FILE goes with --url-column, --label-column and --label only"
-            )
+    if (urls or images) and (archive or doi or taxa or countries or search or (urls and images)):
+        raise PlatformError("name one source", "--urls FILE goes with --url-column, --label-column and --label only")
+    if images:
+        start = folder_start(images)
+        new_dataset(file, start.source, label or start.label, licences=start.licences)
+    elif urls:
         start = list_start(urls, url_column, label_column or label)
         new_dataset(file, start.source, start.label, licences=start.licences, labelled=start.labelled)
     elif url_column or label_column:

@@ -48,6 +48,8 @@ RULES: dict[str, Rule] = {
     "worker_lost": Rule("failed", 1, HOUR),
     "damaged": Rule("failed", 0, HOUR),
     "internal_error": Rule("failed", 0, HOUR),
+    "file_unreadable": Rule("failed", 0, HOUR),
+    "file_changed": FINAL,
     "tls_error": LASTING,
     "bad_redirect": LASTING,
     "redirect_loop": LASTING,

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import fields
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
 from gbif_platform.images.fetch import FetchResult, fetch
+from gbif_platform.images.local_files import read_pictures
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.progress import FetchProgress, FetchSummary
 from gbif_platform.images.request import FetchOptions
@@ -49,6 +51,7 @@ def fetch_images(
     progress: Callable[[FetchProgress], None] | None = None,
     shard_images: int = 1000,
     commit_every_seconds: float = 30,
+    folder: Path | None = None,
 ) -> FetchSummary:
     """Fetch every picture of the plan into shards.
 
@@ -62,6 +65,7 @@ def fetch_images(
         progress: called about twice a second and at the end, in the caller's thread, always with the same object.
         shard_images: pictures per shard, at most.
         commit_every_seconds: a shard is closed at this age even when it is not full.
+        folder: the plan's URLs are those of `local_urls`, and stand for files below it.
 
     Works with and without a running event loop in the caller's thread; it blocks either way.
 
@@ -75,7 +79,7 @@ def fetch_images(
     clock = _Clock(summary, progress)
     with (
         _Batches(objects, transform, commit, summary, clock.tick) as batches,
-        _results(plan, options or FetchOptions(), transform) as results,
+        _results(plan, options or FetchOptions(), transform, folder) as results,
     ):
         for result in results:
             if result is not None:
@@ -209,9 +213,13 @@ def _as_served(result: FetchResult) -> Row:
 
 @contextmanager
 def _results(
-    plan: Iterable[Wanted | tuple[str, str]], options: FetchOptions, transform: Transform
+    plan: Iterable[Wanted | tuple[str, str]], options: FetchOptions, transform: Transform, folder: Path | None
 ) -> Iterator[Iterator[FetchResult | None]]:
     """The results of `fetch`, run by an event loop in a thread of its own; None now and then while nothing comes."""
+    if folder:
+        limits = {"max_bytes": options.max_bytes, "max_pixels": options.max_pixels}
+        yield read_pictures((Wanted(*one) for one in plan), folder, transform, **limits)
+        return
     handover: SimpleQueue[FetchResult] = SimpleQueue()
     # Waited for by the loop without blocking it: a long commit must not run requests in flight into their time-outs.
     room = asyncio.Semaphore(HANDOVER_SIZE)

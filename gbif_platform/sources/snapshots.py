@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gbif_platform.dataset import Dataset
+from gbif_platform.dataset import Dataset, ImageFolder
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.archive import DarwinCoreArchive
 from gbif_platform.gbif.archive_errors import ArchiveMissing
@@ -23,7 +23,7 @@ from gbif_platform.gbif.errors import NotFound
 from gbif_platform.gbif.retry import Progress
 from gbif_platform.platform import Platform
 from gbif_platform.settings import fingerprint
-from gbif_platform.sources import download_requests, gbif_source, url_list
+from gbif_platform.sources import download_requests, gbif_source, image_folder, url_list
 from gbif_platform.sources.download_requests import Request
 from gbif_platform.sources.list_files import files_of
 from gbif_platform.storage import tables
@@ -100,6 +100,8 @@ def add_snapshot(
     if dataset.source.urls is not None:
         path = Path(reference or dataset.source.urls.files).expanduser().absolute()
         return put(platform, _list_snapshot(platform, dataset, path, progress))
+    if dataset.source.image_folder is not None:
+        return put(platform, _folder_snapshot(platform, dataset, dataset.source.image_folder, progress))
     if reference is None and gbif_source.asks(dataset):
         if not anew and (known := _newest_answer(platform, dataset)):
             return known, False
@@ -152,6 +154,17 @@ def _list_snapshot(platform: Platform, dataset: Dataset, path: Path, progress: P
         shutil.rmtree(work, ignore_errors=True)
     name = path.name if path.is_dir() else path.name.split(".")[0]
     return Snapshot(dataset.name, f"{name}-{sha256[:12]}", url_list.KIND, str(path), key, sha256)
+
+
+def _folder_snapshot(platform: Platform, dataset: Dataset, folder: ImageFolder, progress: Progress | None) -> Snapshot:
+    """The pictures that a folder holds now, as a list; the pixels stay where they are until they are sampled."""
+    work = platform.work_folder("lists", dataset.name)
+    sha256 = image_folder.write_list(folder, work / "list.parquet", progress)
+    key = _archive_key(f"images-{sha256}", ".parquet")
+    if not platform.objects.exists(key):
+        platform.objects.put(key, work / "list.parquet")
+    shutil.rmtree(work, ignore_errors=True)
+    return Snapshot(dataset.name, f"{Path(folder.path).name}-{sha256[:12]}", url_list.KIND, folder.path, key, sha256)
 
 
 def _search_snapshot(dataset: Dataset, moment: datetime) -> Snapshot:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import polars as pl
 
@@ -11,7 +12,6 @@ from gbif_platform.images.plan import Wanted
 from gbif_platform.images.progress import FetchProgress, FetchSummary
 from gbif_platform.images.request import FetchOptions
 from gbif_platform.images.run import ORIGINAL, Row, fetch_images
-from gbif_platform.settings import Settings
 from gbif_platform.sources.gbif_source import endpoint
 from gbif_platform.steps.run import Run
 from gbif_platform.storage import tables
@@ -105,7 +105,7 @@ def fetch_wanted(run: Run, stage: str, *, retry_failed: bool = False) -> FetchSu
     def commit(rows: list[Row]) -> None:
         tables.add_images(run.platform.lake, rows, run_id=run.run_id)
 
-    return _fetcher(run.platform.settings)(
+    return _fetcher(run)(
         (Wanted(*row) for row in plan.select(Wanted._fields).iter_rows()),
         total=len(plan),
         objects=run.platform.objects,
@@ -117,8 +117,11 @@ def fetch_wanted(run: Run, stage: str, *, retry_failed: bool = False) -> FetchSu
     )
 
 
-def _fetcher(settings: Settings) -> Callable[..., FetchSummary]:
-    """`fetch_images`, here or on a cluster."""
+def _fetcher(run: Run) -> Callable[..., FetchSummary]:
+    """`fetch_images`: from a folder of this machine, else from the web, here or on a cluster."""
+    settings, local = run.platform.settings, run.dataset.source.image_folder
+    if local:
+        return partial(fetch_images, folder=Path(local.path))
     if settings.fetch_on == "machine":
         return fetch_images
     from gbif_platform.images.cluster import fetch_images_on_ray
