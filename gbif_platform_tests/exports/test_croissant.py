@@ -1,5 +1,6 @@
 """Croissant metadata: the reference library finds nothing to say, and reads the records from the folder."""
 
+import io
 import logging
 from dataclasses import replace
 from hashlib import sha256
@@ -8,6 +9,7 @@ from pathlib import Path
 import mlcroissant  # type: ignore[import-untyped]
 import polars as pl
 import pytest
+from absl import logging as absl_logging
 from etils import epath  # type: ignore[import-untyped]
 from mlcroissant._src.operation_graph.operations import extract  # type: ignore[import-untyped]
 
@@ -16,6 +18,9 @@ from gbif_platform.exports.contents import Export, ExportFile
 from gbif_platform.exports.croissant import CATALOGUE, croissant
 from gbif_platform.exports.huggingface import header
 from gbif_platform_tests.exports.small_export import FORMATS, colour, pictures, small_export, written
+
+# mlcroissant's log handler took pytest's captured stderr, and closes it when somebody configures logging anew.
+absl_logging.get_absl_handler().python_handler.setStream(io.StringIO())
 
 
 @pytest.fixture(scope="module", params=FORMATS)
