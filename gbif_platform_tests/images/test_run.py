@@ -262,7 +262,7 @@ def test_an_error_of_commit_stops_everything_and_is_the_callers(host: FaultyHost
     started = time.monotonic()
     with pytest.raises(OSError, match="No space left"):
         fetch_images(endless(), total=10**9, objects=objects, commit=commit, options=OPTIONS, shard_images=5)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60, "it does not go on"
     assert fetch_threads() == []
     asked = len(host.seen)
     time.sleep(0.2)

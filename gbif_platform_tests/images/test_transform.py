@@ -63,7 +63,7 @@ def test_difficult_pictures_are_decoded_or_refused_as_expected(shared: Path, row
     expected = row["expected_of_a_robust_decoder"]
     started = time.monotonic()
     result = outcome(data, Transform())
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20, "no picture makes the decoder work for ever"
     if isinstance(result, Picture):
         assert not expected.startswith(("reject", "refuse")), "should have been refused"
         check_against(result, row)

@@ -1,7 +1,6 @@
 """The pictures stay small, say what they should, and come out whatever the data and the names are."""
 
 import io
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -87,13 +86,11 @@ def test_maps_of_any_places(places: list[tuple[float, float]], others: list[tupl
 def test_few_and_many_labels(number: int) -> None:
     available, taken = classes(number)
     total = np.array(list(taken.values()))
-    started = time.perf_counter()
     pictures = [
         plots.class_distribution(available, taken),
         plots.subset_balance(list(taken), {"train": (total // 2).tolist(), "test": (total - total // 2).tolist()}),
         plots.bars(list(available), {"available": list(available.values()), "taken": list(taken.values())}),
     ]
-    assert time.perf_counter() - started < 10  # a second each, on a machine with other work
     for picture in pictures:
         assert opened(picture).height < 1000
 
@@ -101,9 +98,7 @@ def test_few_and_many_labels(number: int) -> None:
 def test_a_million_places() -> None:
     generator = np.random.default_rng(0)
     north, east = generator.uniform(-60, 80, 1_000_000), generator.uniform(-180, 180, 1_000_000)
-    started = time.perf_counter()
     opened(plots.sample_map(north[:100_000], east[:100_000], (north, east)))
-    assert time.perf_counter() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_kill_9_inside_a_transaction_loses_it_and_frees_the_lock(lake: Lake, tmp
     process.join()
     start = time.monotonic()
     tables.write_stage(lake, STAGE, "v2", outcome(["1", "2"]), run_id="r")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60, "the lock is free"
     assert len(lake.frame("FROM occurrences")) == 2
 
 
