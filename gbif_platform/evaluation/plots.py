@@ -4,8 +4,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 
-from gbif_platform.plots.figure import png
+from gbif_platform.evaluation.wording import BUCKETS, percent
+from gbif_platform.plots.figure import (
+    AFTER,
+    BEFORE,
+    LOST,
+    brief,
+    counted,
+    exact,
+    figure,
+    named_rows,
+    nothing,
+    plain,
+    png,
+    row_notes,
+    rows_height,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +31,8 @@ if TYPE_CHECKING:
 MOST_CLASSES = 30  # in the confusion matrix; the others share one row and column
 FEW_CLASSES = 15  # up to these the matrix shows its numbers
 NAME_LENGTH = 28
+MOST_SLICES = 24
+"""Values of slices in their plot, the worst first."""
 TRAIN, VALIDATION, ACCENT, GREY = "#4477aa", "#ee6677", "#228833", "#777777"
 
 
@@ -101,6 +120,116 @@ def training_curves(history: Sequence[dict[str, float]], *, baseline: float | No
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
     return png(figure)
+
+
+def reliability_diagram(bins: pa.Table | pl.DataFrame) -> bytes:
+    """Accuracy over confidence as a PNG: what is on the dashed line says the truth about itself.
+
+    Args:
+        bins: low, high, rows, confidence, accuracy; empty ones are passed over.
+    """
+    table = pl.DataFrame(bins).filter(pl.col("rows") > 0)
+    if not len(table):
+        return nothing("No pictures to compare confidence and accuracy on")
+    words = "Orange: the gap between how often the answers are right and how often they say so. Numbers are pictures."
+    drawn, axes = figure(4.2, "Are answers as often right as they say?", words)
+    width = table["high"] - table["low"]
+    axes.bar(table["low"], table["accuracy"], 0.94 * width, align="edge", color=BEFORE)
+    gap = table["confidence"] - table["accuracy"]
+    axes.bar(table["low"], gap, 0.94 * width, table["accuracy"], align="edge", color=LOST, alpha=0.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+    for low, high, rows, accuracy in table.select("low", "high", "rows", "accuracy").iter_rows():
+        axes.annotate(brief(rows), ((low + high) / 2, accuracy), (0, -9), textcoords="offset points", ha="center",
+                      fontsize=6.5, color=GREY, clip_on=True)  # fmt: skip
+    axes.set_ylim(0, 1.02)
+    _percent_axis(axes, "x", "confidence")
+    _percent_axis(axes, "y", "accuracy")
+    return png(drawn)
+
+
+def coverage_curve(points: pa.Table | pl.DataFrame) -> bytes:
+    """Accuracy over the share of pictures answered, the surest first, as a PNG.
+
+    Args:
+        points: coverage, accuracy.
+    """
+    table = pl.DataFrame(points).filter(pl.col("coverage") > 0).sort("coverage")
+    if not len(table):
+        return nothing("No answers to leave out")
+    drawn, axes = figure(3, "How many answers are right if the least sure are left out?")
+    axes.plot(table["coverage"], table["accuracy"], color=AFTER)
+    for wish in (0.9, 0.95):
+        enough = table.filter(pl.col("accuracy") >= wish)
+        if len(enough):
+            most = enough["coverage"][-1]
+            axes.plot([0, most, most], [wish, wish, 0], color=GREY, linestyle="--", linewidth=0.8)
+            axes.annotate(f"{percent(most)} %", (most, wish), (4, 4), textcoords="offset points", fontsize=8)
+    axes.set_ylim(min(0.9, float(table["accuracy"].min()) - 0.05) if len(table) else 0, 1.005)  # type: ignore[arg-type]
+    _percent_axis(axes, "x", "pictures answered")
+    _percent_axis(axes, "y", "answers that are right")
+    return png(drawn)
+
+
+def bucket_bars(classes: pa.Table | pl.DataFrame) -> bytes:
+    """Mean recall of the labels with many, some and few training pictures, as a PNG.
+
+    Args:
+        classes: bucket, support, recall (null without support).
+    """
+    table = pl.DataFrame(classes)
+    names = [name for name in BUCKETS if (table["bucket"] == name).any()]
+    if not names:
+        return nothing("No labels to compare")
+    drawn, axes = figure(rows_height(len(names)), "Mean recall of the labels by their training pictures")
+    notes, means = [], []
+    for name in names:
+        recall = table.filter(pl.col("bucket") == name)["recall"].drop_nulls()
+        means.append(float(recall.mean()) if len(recall) else 0.0)  # type: ignore[arg-type]
+        number = counted(len(recall), "label", "labels")
+        notes.append(f"{percent(means[-1])} % of {number}" if len(recall) else "no test pictures")
+    axes.barh(range(len(names)), means, height=0.6, color=AFTER)
+    named_rows(axes, [f"{name}: {BUCKETS[name].removesuffix(' training pictures')}" for name in names])
+    row_notes(axes, notes)
+    _percent_axis(axes, "x", "")
+    return png(drawn)
+
+
+def slice_bars(slices: pa.Table | pl.DataFrame) -> bytes:
+    """Top-1 of each slice with its interval, the worst first, as a PNG; the worst of each kind is marked.
+
+    Args:
+        slices: slice, value, rows, top1, top1_low, top1_high, worst.
+    """
+    table = pl.DataFrame(slices).drop_nulls("top1").sort("top1")
+    if not len(table):
+        return nothing("No slice has enough pictures")
+    shown = table[:MOST_SLICES]
+    title = "Top-1 of parts of the pictures, the worst first"
+    if len(shown) < len(table):
+        title += f" ({len(shown)} of {exact(len(table))})"
+    drawn, axes = figure(rows_height(len(shown)), title, "Orange: the worst of its kind. Lines are 95 % intervals.")
+    for place, row in enumerate(shown.iter_rows(named=True)):
+        colour = LOST if row["worst"] else AFTER
+        if row["top1_low"] is not None and row["top1_high"] is not None:
+            axes.plot([row["top1_low"], row["top1_high"]], [place, place], color=colour, linewidth=3, alpha=0.4)
+        axes.plot(row["top1"], place, "o", color=colour, markersize=4.5)
+    named_rows(axes, [plain(f"{name}: {value}") for name, value in shown.select("slice", "value").iter_rows()])
+    row_notes(axes, [counted(rows, "picture", "pictures") for rows in shown["rows"]])
+    _percent_axis(axes, "x", "")
+    return png(drawn)
+
+
+def _percent_axis(axes: "Axes", which: str, name: str) -> None:
+    """Shares along the axis 'x' or 'y', written in percent; x from 0 to 1."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_label_text(name, fontsize=8)
+    axes.grid(axis=which, color="#eeeeee", linewidth=0.8)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    if which == "x":
+        axes.set_xlim(0, 1)
 
 
 def _figure(width: float, height: float, *, columns: int = 1) -> tuple["Figure", Any]:

@@ -3,15 +3,22 @@ import subprocess
 import sys
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from gbif_platform.evaluation.plots import (
     MOST_CLASSES,
+    bucket_bars,
     confusion_matrix,
+    coverage_curve,
+    reliability_diagram,
     shown_confusion,
+    slice_bars,
     training_curves,
 )
+from gbif_platform_tests.evaluation.reports import report_data
 
 
 def confusion(classes: int, rows: int = 2000) -> np.ndarray:
@@ -73,6 +80,34 @@ def test_training_curves_with_and_without_validation() -> None:
     ]
     assert_readable(training_curves(history, baseline=0.2))
     assert_readable(training_curves([{"epoch": 0, "train_loss": 1.0}]))
+
+
+@pytest.mark.parametrize("classes", [10, 300])
+def test_the_plots_of_an_asset_are_small_and_readable(classes: int) -> None:
+    data = report_data(classes, pictures=0)
+    assert_readable(reliability_diagram(data.reliability))
+    assert_readable(coverage_curve(data.coverage))
+    assert_readable(bucket_bars(data.classes))
+    assert_readable(slice_bars(data.slices))
+
+
+def test_many_slices_are_cut_to_the_worst() -> None:
+    rows = [
+        {"slice": "dataset_key", "value": f"$key_{i}", "rows": 30, "top1": i / 300, "top1_low": None, "top1_high": None,
+         "worst": i == 0} for i in range(300)
+    ]  # fmt: skip
+    assert_readable(slice_bars(pa.Table.from_pylist(rows)))
+
+
+def test_tables_without_rows_give_a_picture_that_says_so() -> None:
+    data = report_data(10, pictures=0)
+    for plot, table in (
+        (reliability_diagram, data.reliability),
+        (coverage_curve, data.coverage),
+        (bucket_bars, data.classes),
+        (slice_bars, data.slices),
+    ):
+        assert Image.open(io.BytesIO(plot(pl.DataFrame(table)[:0]))).width > 200
 
 
 def test_importing_plots_and_metrics_loads_neither_torch_nor_matplotlib() -> None:
