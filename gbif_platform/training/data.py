@@ -1,7 +1,8 @@
 """Pictures out of the shards: samples, random access by (shard, offset, size), and batches in a fixed order.
 
-Order and augmentation are pure functions of (seed, epoch, index), so that a run that was killed goes on as if it had
-not been. Threads decode, not processes: the decoder frees the GIL, and a killed run leaves no orphans.
+Order and augmentation are pure functions of the seed, the epoch and the place in it, whatever the number of threads and
+processes, so that a run that was killed goes on as if it had not been. Threads decode, not processes: the decoders free
+the GIL, and a killed run leaves no orphans.
 """
 
 import hashlib
@@ -12,22 +13,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from gbif_platform.errors import PlatformError
-from gbif_platform.training.decode import decode_rgb
-from gbif_platform.training.preprocess import Preprocess
+from gbif_platform.training.decode import BrokenPicture, decode_batch
+from gbif_platform.training.preprocess import CHANCES, COLOUR, Preprocess
+from gbif_platform.training.sampling import Sampler, chances, epoch_order, share
 
 OPEN_SHARDS = 256  # files kept open; shards past these are opened for each read
 BATCHES_AHEAD = 3
 MOST_THREADS = 16
+PICTURES_A_TASK = 8  # what a thread takes at a time: a task for each picture would cost a twentieth of its decode
 SAMPLE_SCHEMA = pa.schema(
     {"media_id": pa.string(), "label": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int64()}
 )
+LABEL_SETS = pa.field("labels", pa.list_(pa.string()))
 
 
 class SampleError(PlatformError):
@@ -45,6 +50,28 @@ class Objects(Protocol):
 
 
 @dataclass(frozen=True)
+class LabelSets:
+    """Any number of labels for each sample.
+
+    Attributes:
+        start: int64 (N + 1,); the labels of sample i are label[start[i] : start[i + 1]].
+        label: int64, indices into the labels.
+        classes: how many labels the model knows.
+    """
+
+    start: np.ndarray
+    label: np.ndarray
+    classes: int
+
+    def target(self, indices: np.ndarray) -> np.ndarray:
+        """float32 (len(indices), classes): 1 where a sample has the label, else 0."""
+        target = np.zeros((len(indices), self.classes), np.float32)
+        for row, index in enumerate(indices):
+            target[row, self.label[self.start[index] : self.start[index + 1]]] = 1
+        return target
+
+
+@dataclass(frozen=True)
 class Samples:
     """Labelled pictures in shards, ordered by media id.
 
@@ -53,6 +80,7 @@ class Samples:
         label: int64 (N,), index into the labels.
         shard: dictionary-encoded string array, N: keys in the object store.
         offset, size: int64 (N,), bytes.
+        sets: all labels of each sample, where the table has them.
     """
 
     media_id: pa.Array
@@ -60,17 +88,23 @@ class Samples:
     shard: pa.DictionaryArray
     offset: np.ndarray
     size: np.ndarray
+    sets: LabelSets | None = None
 
     @classmethod
     def from_table(cls, table: Any, labels: Sequence[str]) -> "Samples":
         """From any Arrow-like table (pyarrow, Polars, DuckDB) with `media_id`, `label`, `shard`, `offset`, `size`.
+
+        A column `labels` (list of string) gives each picture any number of labels, for a model of several; `label`
+        then is the one that samplers go by.
 
         Rows are put in the order of their media ids, so that training does not depend on how a query returned them.
 
         Raises:
             SampleError: a label is not in `labels`, or a value is missing.
         """
-        rows = pa.table(table).select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA).combine_chunks()
+        rows = pa.table(table)
+        schema = SAMPLE_SCHEMA.append(LABEL_SETS) if LABEL_SETS.name in rows.column_names else SAMPLE_SCHEMA
+        rows = rows.select(schema.names).cast(schema).combine_chunks()
         for name, column in zip(rows.column_names, rows.columns, strict=True):
             if column.null_count:
                 raise SampleError(f"{column.null_count} samples have no {name}", "write the splits anew")
@@ -81,6 +115,7 @@ class Samples:
             shard=pa.concat_arrays(rows["shard"].chunks).dictionary_encode(),
             offset=rows["offset"].to_numpy(),
             size=rows["size"].to_numpy(),
+            sets=_label_sets(pa.concat_arrays(rows["labels"].chunks), labels) if "labels" in schema.names else None,
         )
 
     def __len__(self) -> int:
@@ -91,15 +126,26 @@ class Samples:
         return self.shard[index].as_py()
 
     def counts(self, classes: int) -> np.ndarray:
-        """Pictures per label: int64 (classes,)."""
-        return np.bincount(self.label, minlength=classes)
+        """Pictures per label, all labels of each counted: int64 (classes,)."""
+        return np.bincount(self.label if self.sets is None else self.sets.label, minlength=classes)
 
     def digest(self) -> str:
         """SHA-256 over media ids and labels: the same samples give the same digest wherever the pictures lie."""
         digest = hashlib.sha256()
         for media_id, label in zip(self.media_id.to_pylist(), self.label.tolist(), strict=True):
             digest.update(f"{media_id}\t{label}\n".encode())
+        if self.sets is not None:
+            digest.update(self.sets.start.tobytes() + self.sets.label.tobytes())
         return digest.hexdigest()
+
+
+def _label_sets(names: pa.ListArray, labels: Sequence[str]) -> LabelSets:
+    flat = names.flatten()
+    if flat.null_count:
+        raise SampleError(f"{flat.null_count} of the samples' labels are empty", "write the splits anew")
+    lengths = pc.list_value_length(names).to_numpy(zero_copy_only=False)
+    start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return LabelSets(start, _label_indices(flat, labels), len(labels))
 
 
 def _label_indices(names: pa.Array, labels: Sequence[str]) -> np.ndarray:
@@ -156,29 +202,21 @@ class ShardReader:
                 os.close(self._open.popitem()[1])
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The shuffled indices 0..count-1 of one epoch: int64, the same for the same arguments."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
-
-
-def sample_random(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The source of all chance in augmenting sample `index` in `epoch`."""
-    return np.random.default_rng([seed, epoch, index])
-
-
 @dataclass(frozen=True)
 class Batch:
     """Pictures on their way to the device.
 
     Attributes:
         index: int64 (N,), positions in the samples.
-        image: uint8 (N, 3, size, size).
+        image: uint8 (N, 3, size, size); in page-locked memory where there is CUDA.
         label: int64 (N,).
+        target: float32 (N, C), 1 for each label of a picture, where the samples have several.
     """
 
     index: torch.Tensor
     image: torch.Tensor
     label: torch.Tensor
+    target: torch.Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
         """The batch on `device` (Lightning calls this); the index stays on the CPU."""
@@ -186,7 +224,16 @@ class Batch:
             self.index,
             self.image.to(device, non_blocking=non_blocking),
             self.label.to(device, non_blocking=non_blocking),
+            None if self.target is None else self.target.to(device, non_blocking=non_blocking),
         )
+
+
+class _Pending(NamedTuple):
+    """A batch that threads are filling."""
+
+    indices: np.ndarray
+    image: torch.Tensor
+    tasks: list[Future[None]]
 
 
 class BatchLoader:
@@ -200,6 +247,12 @@ class BatchLoader:
         seed: of the order and the augmentation; None = in order.
         augment: random crops and colours (needs a seed) instead of the evaluation crop.
         threads: None = one per core, at most 16.
+        sampler: how often a label's pictures come in an epoch (needs a seed); see `epoch_order`.
+        rank, world_size: which of how many processes this is. All have as many batches. With a seed all have as many
+            pictures too: a few come twice in an epoch. In order each picture is in one process, once; the last ranks
+            may have one less, and where there are fewer pictures than processes or batch_size is 1, an empty batch.
+        colour: share by which augmentation varies the colours.
+        decode_device: a CUDA device decodes by nvJPEG, crops and resizes there; None = the CPU.
 
     Lightning calls `set_epoch` and keeps `state_dict` in its checkpoints: a run resumed within an epoch sees exactly
     the batches that it has not seen yet.
@@ -215,6 +268,11 @@ class BatchLoader:
         seed: int | None = None,
         augment: bool = False,
         threads: int | None = None,
+        sampler: Sampler = "natural",
+        rank: int = 0,
+        world_size: int = 1,
+        colour: float = COLOUR,
+        decode_device: torch.device | None = None,
     ) -> None:
         self.samples = samples
         self.preprocess = preprocess
@@ -222,13 +280,18 @@ class BatchLoader:
         self.seed = seed
         self.augment = augment and seed is not None
         self.threads = threads or min(os.cpu_count() or 1, MOST_THREADS)
+        self.sampling = sampler
+        self.rank, self.world_size = rank, world_size
+        self.colour = colour
+        self.decode_device = decode_device
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
         self.epoch = 0
         self._done = 0  # batches of this epoch that were handed out
         self._reader = ShardReader(objects)
 
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch_size)
+        most = -(-len(self.samples) // self.world_size)  # pictures of rank 0
+        return -(-most // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`, unless it is the one that a loaded state is already in."""
@@ -236,7 +299,7 @@ class BatchLoader:
             self.epoch, self._done = epoch, 0
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and the batches of it that were handed out."""
+        """The epoch and the batches of it that were handed out: the same in all processes."""
         return {"epoch": self.epoch, "done": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -244,50 +307,96 @@ class BatchLoader:
         self.epoch, self._done = state["epoch"], state["done"]
 
     def batches(self) -> list[np.ndarray]:
-        """The sample indices of each batch of the present epoch."""
-        if not len(self.samples):
-            return []
-        count = len(self.samples)
-        order = np.arange(count) if self.seed is None else epoch_order(self.seed, self.epoch, count)
-        return np.array_split(order, len(self))
+        """The sample indices of each batch of the present epoch, int64, as this process has them."""
+        order = self._order()
+        return [order[places] for places in self._places()]
 
     def __iter__(self) -> Iterator[Batch]:
         if self._done == len(self):
             self._done = 0
-        batches = self.batches()[self._done :]
+        order, epoch = self._order(), self.epoch
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
-            ahead: deque[tuple[np.ndarray, list[Future[torch.Tensor]]]] = deque()
+            ahead: deque[_Pending] = deque()
             try:
-                for indices in batches:
-                    ahead.append((indices, [pool.submit(self._load, int(index), self.epoch) for index in indices]))
+                for places in self._places()[self._done :]:
+                    ahead.append(self._begin(pool, order[places], places, epoch))
                     if len(ahead) > BATCHES_AHEAD:
-                        yield self._collect(*ahead.popleft())
+                        yield self._collect(ahead.popleft())
                 while ahead:
-                    yield self._collect(*ahead.popleft())
+                    yield self._collect(ahead.popleft())
             finally:
-                for _, pending in ahead:
-                    for future in pending:
-                        future.cancel()
+                for pending in ahead:
+                    for task in pending.tasks:
+                        task.cancel()
 
     def close(self) -> None:
         """Close the shards."""
         self._reader.close()
 
-    def _collect(self, indices: np.ndarray, pending: list[Future[torch.Tensor]]) -> Batch:
-        images = torch.stack([future.result() for future in pending])
-        self._done += 1
-        return Batch(torch.from_numpy(indices.copy()), images, torch.from_numpy(self.samples.label[indices]))
+    def _order(self) -> np.ndarray:
+        if self.seed is None:
+            return np.arange(len(self.samples))
+        return epoch_order(self.seed, self.epoch, self.samples.label, self.sampling)
 
-    def _load(self, index: int, epoch: int) -> torch.Tensor:
-        samples = self.samples
-        data = self._reader.read(samples.shard_of(index), int(samples.offset[index]), int(samples.size[index]))
+    def _places(self) -> list[np.ndarray]:
+        """The places in the order that are in each batch of this process."""
+        if not len(self.samples):
+            return []
+        places = np.arange(len(self.samples))
+        return np.array_split(share(places, self.rank, self.world_size, equal=self.seed is not None), len(self))
+
+    def _begin(self, pool: ThreadPoolExecutor, indices: np.ndarray, places: np.ndarray, epoch: int) -> _Pending:
+        size = self.preprocess.size
+        image = torch.empty(
+            (len(indices), 3, size, size),
+            dtype=torch.uint8,
+            device=self.decode_device,
+            pin_memory=self.decode_device is None and torch.cuda.is_available(),
+        )
+        chance = chances(self.seed, epoch, places, CHANCES) if self.augment and self.seed is not None else None
+        tasks = [
+            pool.submit(self._load, indices[part], image[part], None if chance is None else chance[part])
+            for part in (slice(at, at + PICTURES_A_TASK) for at in range(0, len(indices), PICTURES_A_TASK))
+        ]
+        return _Pending(indices, image, tasks)
+
+    def _collect(self, pending: _Pending) -> Batch:
+        for task in pending.tasks:
+            task.result()
+        self._done += 1
+        target = None if self.samples.sets is None else torch.from_numpy(self.samples.sets.target(pending.indices))
+        label = torch.from_numpy(self.samples.label[pending.indices])
+        return Batch(torch.from_numpy(pending.indices), pending.image, label, target)
+
+    def _load(self, indices: np.ndarray, images: torch.Tensor, chance: np.ndarray | None) -> None:
+        """Fill `images`, uint8 (len(indices), 3, size, size)."""
+        if self.decode_device is not None:
+            self._load_on_device(indices, images, chance)
+            return
+        for row, index in enumerate(indices.tolist()):
+            try:
+                data = self._bytes(index)
+                images[row] = self.preprocess.read(data, None if chance is None else chance[row], self.colour)
+            except BrokenPicture as error:
+                raise self._no_picture(index, error) from error
+
+    def _load_on_device(self, indices: np.ndarray, images: torch.Tensor, chance: np.ndarray | None) -> None:
         try:
-            image = decode_rgb(data)
-        except ValueError as error:
-            raise SampleError(
-                f"medium {samples.media_id[index]} in shard {samples.shard_of(index)} is no picture: {error}",
-                "run downloaded_images again; it verifies the shards",
-            ) from error
-        if self.augment and self.seed is not None:
-            return self.preprocess.augment(image, sample_random(self.seed, epoch, index))
-        return self.preprocess.evaluate(image)
+            decoded = decode_batch([self._bytes(index) for index in indices.tolist()], images.device)
+        except BrokenPicture as error:
+            raise self._no_picture(int(indices[error.position]), error) from error
+        for row, image in enumerate(decoded):
+            if chance is None:
+                images[row] = self.preprocess.evaluate(image)
+            else:
+                images[row] = self.preprocess.augment(image, chance[row], self.colour)
+
+    def _bytes(self, index: int) -> bytes:
+        samples = self.samples
+        return self._reader.read(samples.shard_of(index), int(samples.offset[index]), int(samples.size[index]))
+
+    def _no_picture(self, index: int, error: BrokenPicture) -> SampleError:
+        return SampleError(
+            f"medium {self.samples.media_id[index]} in shard {self.samples.shard_of(index)} is no picture: {error}",
+            "run downloaded_images again; it verifies the shards",
+        )
