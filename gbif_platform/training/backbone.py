@@ -2,18 +2,23 @@
 
 import difflib
 import os
+import pickle
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
 from timm.data import resolve_data_config
+from timm.models import load_state_dict
 from torch import nn
 
 from gbif_platform.errors import PlatformError
+from gbif_platform.training.head import BACKBONE, Head, Network
 from gbif_platform.training.preprocess import Preprocess
 
 HUB_TIMEOUT = 5.0  # seconds; the hub's own client would retry for most of a minute
@@ -30,6 +35,10 @@ class WeightsError(PlatformError):
 
 class PictureSizeError(PlatformError):
     """The backbone cannot take pictures of the wished size."""
+
+
+class PoolingError(PlatformError):
+    """The backbone cannot pool its features as wished."""
 
 
 def check_backbone(name: str) -> None:
@@ -65,33 +74,78 @@ def preprocess_for(backbone: str, image_size: int | None = None) -> Preprocess:
     return Preprocess(size, tuple(config["mean"]), tuple(config["std"]), interpolation, float(config["crop_pct"]))
 
 
-def create_backbone(backbone: str, classes: int, size: int, pretrained: bool | str = False) -> nn.Module:
+def create_backbone(
+    backbone: str,
+    classes: int,
+    size: int,
+    pretrained: bool | str = False,
+    *,
+    pooling: str | None = None,
+    hidden: int | None = None,
+    dropout: float = 0.0,
+) -> Network:
     """A timm network with `classes` outputs for pictures of `size` pixels, channels last, in training mode.
 
     Args:
         backbone: timm's name.
         classes: number of outputs.
         size: side of the input, pixels.
-        pretrained: False = random weights; True = timm's, from the hub or its cache; a path = a weights file.
+        pretrained: False = random weights; True = timm's, from the hub or its cache; a path = a weights file of the
+            same backbone, timm's or a bundle's. The head always starts at random.
+        pooling: `avg`, `max` or `avgmax` over the feature map; None = the backbone's own.
+        hidden: width of a hidden ReLU layer in the head; None = none.
+        dropout: before each layer of the head.
 
     Raises:
         UnknownBackboneError: no such backbone.
         WeightsError: the weights are not at hand and the hub is out of reach, or the file does not fit.
         PictureSizeError: the backbone refuses this picture size.
+        PoolingError: the backbone cannot pool this way.
     """
     check_backbone(backbone)
-    arguments: dict[str, Any] = {"num_classes": classes}
+    arguments: dict[str, Any] = {"num_classes": 0}
     if timm.get_pretrained_cfg(backbone).fixed_input_size:
         arguments["img_size"] = size
     if pretrained is False:
         try:
-            network = timm.create_model(backbone, **arguments)
+            body = timm.create_model(backbone, **arguments)
         except (RuntimeError, AssertionError, ValueError) as error:
             raise PictureSizeError(*_size_trouble(backbone, size, error)) from error
     else:
-        network = _create_pretrained(backbone, pretrained, arguments)
-    _check_size(network, backbone, size)
+        body = _create_pretrained(backbone, pretrained, arguments)
+    if pooling is not None:
+        _set_pooling(body, backbone, pooling)
+    network = Network(body, Head(_features(body, backbone, size), classes, hidden, dropout))
     return network.to(memory_format=torch.channels_last)
+
+
+def load_matching(
+    network: Network, weights: Mapping[str, torch.Tensor], labels_old: Sequence[str], labels_new: Sequence[str]
+) -> int:
+    """Start `network` from a trained model: its backbone, and of its head what stands for the same labels.
+
+    Args:
+        network: of len(labels_new) outputs, already at its random start.
+        weights: the other model's state, of the same backbone.
+        labels_old, labels_new: the labels of the outputs, there and here.
+
+    Returns:
+        Labels whose outputs were taken over; 0 where the heads differ in shape (then only the backbone is).
+
+    Raises:
+        WeightsError: another backbone, or one for pictures of another size.
+    """
+    weights = network.own_names(weights)
+    body = {name.removeprefix(BACKBONE): value for name, value in weights.items() if name.startswith(BACKBONE)}
+    head = {name.removeprefix("head."): value for name, value in weights.items() if name.startswith("head.")}
+    try:
+        network.backbone.load_state_dict(body)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"the earlier model's backbone does not fit this one: {_detail(error)}",
+            "set warm_start: false, or take the earlier model's backbone, image_size and pooling",
+        ) from error
+    return network.head.take_rows(head, labels_old, labels_new)
 
 
 def _create_pretrained(backbone: str, pretrained: bool | str, arguments: dict[str, Any]) -> nn.Module:
@@ -100,9 +154,10 @@ def _create_pretrained(backbone: str, pretrained: bool | str, arguments: dict[st
     source = _weights_source(backbone, pretrained)
     generator = torch.get_rng_state()
     try:
-        network = timm.create_model(backbone, pretrained=True, **arguments, **source)
+        network = timm.create_model(backbone, pretrained=True, **arguments, pretrained_cfg_overlay=source)
     except (RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
-        raise WeightsError(f"{trouble}: {_first_line(error)}", remedy) from error
+        raise WeightsError(f"{trouble}: {_detail(error)}", remedy) from error
+    network.pretrained_cfg.pop("state_dict", None)  # timm would keep a second copy of all weights there
     # timm takes another network's weights without a word: most layers must differ from the same random start.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(generator)
@@ -115,28 +170,54 @@ def _create_pretrained(backbone: str, pretrained: bool | str, arguments: dict[st
 
 
 def _weights_source(backbone: str, pretrained: bool | str) -> dict[str, Any]:
-    """timm's arguments for a weights file, for the hub's cache (no network), or none: the hub itself."""
+    """timm's overlay for weights out of a file or the hub's cache (no network), or none: the hub itself."""
     if isinstance(pretrained, str):
-        path = Path(pretrained).expanduser()
-        if not path.is_file():
-            raise WeightsError(f"weights file {path} does not exist", "give the path of a .safetensors or .pth file")
-        return {"pretrained_cfg_overlay": {"file": str(path)}}
+        return {"state_dict": _read_weights(Path(pretrained).expanduser())}
     cached = _cached_weights(timm.get_pretrained_cfg(backbone))
     if cached is not None:
-        return {"pretrained_cfg_overlay": {"file": cached}}
+        return {"file": cached}
     _require_hub(backbone)
     return {}
 
 
-def _check_size(network: nn.Module, backbone: str, size: int) -> None:
-    """One grey picture through the network: a wrong size fails here, in words, not in the first batch."""
-    network.eval()
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A file's state under timm's names; a bundle's loses its head. Nothing in it is run (no pickled code)."""
+    remedy = "give the path of a .safetensors or .pth file of weights"
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} does not exist", remedy)
+    try:
+        weights = load_state_dict(str(path), device="cpu", weights_only=True)
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise WeightsError(f"weights file {path} cannot be read: {_first_line(error)}", remedy) from error
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise WeightsError(f"weights file {path} holds no state of a model", remedy)
+    body = {name.removeprefix(BACKBONE): value for name, value in weights.items() if name.startswith(BACKBONE)}
+    return body or weights
+
+
+def _set_pooling(body: nn.Module, backbone: str, pooling: str) -> None:
+    """After the weights are loaded: some transformers have other layers where they are built to pool otherwise."""
+    try:
+        body.reset_classifier(0, pooling)  # type: ignore[operator]
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise PoolingError(
+            f"backbone {backbone} cannot pool by {pooling!r}: {_first_line(error)}",
+            "leave pooling empty for the backbone's own, or take avg",
+        ) from error
+
+
+def _features(body: nn.Module, backbone: str, size: int) -> int:
+    """The width of the embedding, by one grey picture: a wrong size fails here, in words, not in the first batch."""
+    body.eval()
     try:
         with torch.no_grad():
-            network(torch.zeros(1, 3, size, size))
+            embedding = body(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise PictureSizeError(*_size_trouble(backbone, size, error)) from error
-    network.train()
+    body.train()
+    if embedding.ndim != 2:
+        raise PoolingError(f"backbone {backbone} does not pool its features", "take another backbone")
+    return embedding.shape[1]
 
 
 def _size_trouble(backbone: str, size: int, error: BaseException) -> tuple[str, str]:
@@ -178,3 +259,9 @@ def _require_hub(backbone: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _detail(error: BaseException) -> str:
+    """torch says on the first line only that something is wrong, and what on the next."""
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    return " ".join(lines[:2])[:300]

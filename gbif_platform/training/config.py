@@ -72,7 +72,7 @@ class ModelSpec(Spec):
         default=False, description="Train the head alone; the backbone stays as it is, its BatchNorm statistics too."
     )
     pooling: Pooling | None = Field(default=None, description="Over the feature map; empty = the backbone's own.")
-    hidden: int | None = Field(default=None, ge=1, description="Width of a hidden ReLU layer in the head; empty = none.")
+    hidden: int | None = Field(default=None, ge=1, description="Width of a hidden layer (ReLU) of the head.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Before each layer of the head.")
     output: Output = Field(
         default="softmax", description="softmax = one label a picture; sigmoid = each label for itself (multi-label)."

@@ -70,7 +70,7 @@ def test_a_weights_file_is_loaded_and_its_head_replaced(tmp_path_factory: pytest
     source = create_backbone("test_resnet", 1000, 64)
     torch.save(source.state_dict(), path)
     loaded = create_backbone("test_resnet", 3, 64, pretrained=str(path))
-    assert torch.equal(loaded.state_dict()["conv1.0.weight"], source.state_dict()["conv1.0.weight"])
+    assert torch.equal(loaded.state_dict()["backbone.conv1.0.weight"], source.state_dict()["backbone.conv1.0.weight"])
     with pytest.raises(WeightsError, match="do not fit"):
         create_backbone("test_byobnet", 3, 64, pretrained=str(path))
     with pytest.raises(WeightsError, match="does not exist"):
