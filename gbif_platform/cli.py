@@ -11,7 +11,10 @@ from gbif_platform.commands.catalogue import catalogue
 from gbif_platform.commands.cite import cite
 from gbif_platform.commands.compact import compact, takedown
 from gbif_platform.commands.datasets import dataset
+from gbif_platform.commands.doctor import doctor
 from gbif_platform.commands.export import export
+from gbif_platform.commands.export_model import export_model
+from gbif_platform.commands.predict import predict
 from gbif_platform.commands.shared import Group, console, errors, find_dataset, initialise, tell, with_platform
 from gbif_platform.commands.snapshots import snapshot
 from gbif_platform.dataset import Dataset
@@ -158,7 +161,7 @@ def dev(platform: Platform, port: int, mlflow_port: int) -> None:
     serve(platform.settings, port, mlflow_port, console.print)
 
 
-for command in (dataset, snapshot, cite, catalogue, export, compact, takedown):
+for command in (dataset, snapshot, cite, catalogue, export, predict, export_model, compact, takedown, doctor):
     main.add_command(command)
 
 if __name__ == "__main__":

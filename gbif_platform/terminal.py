@@ -106,24 +106,32 @@ def summary(console: Console, platform: Platform, dataset: str, snapshot: str) -
 
 
 def model_scores(platform: Platform, dataset: str, snapshot: str) -> pl.DataFrame:
-    """One row a model: test top-1 with its interval, top-5, macro accuracy, and the baseline's top-1."""
+    """One row a model: test top-1 with its interval, top-5, macro accuracy, the baseline's top-1; is it champion."""
+    key = [dataset, snapshot]
     rows = platform.lake.frame(
-        "SELECT model, metric, value FROM evaluation_metrics "
+        "SELECT model, metric, value, low, high FROM evaluation_metrics "
         "WHERE dataset = ? AND snapshot = ? AND subset = 'test' AND slice = 'all'",
-        [dataset, snapshot],
+        key,
     )
     if rows.is_empty():
         return rows
     wide = rows.pivot("metric", index="model", values="value").sort("model")
-    percent = {name: pl.format("{} %", (pl.col(name) * 100).round(1)) for name in wide.columns if name != "model"}
-    return wide.select(
-        "model",
-        percent["top1"].alias("top-1"),
-        pl.format("{} – {}", percent["top1_low"], percent["top1_high"]).alias("95 % interval"),
-        percent["top5"].alias("top-5"),
-        percent["macro_accuracy"].alias("macro accuracy"),
-        percent["baseline_top1"].alias("baseline"),
+    bounds = rows.filter(pl.col("metric") == "top1").select(
+        "model", pl.format("{} – {}", _percent("low"), _percent("high")).alias("95 % interval")
     )
+    decided = platform.lake.frame(
+        "SELECT model, CASE WHEN promoted THEN 'yes' ELSE 'no' END AS champion FROM promotions "
+        "WHERE dataset = ? AND snapshot = ?",
+        key,
+    )
+    shown = {"top-1": "top1", "top-5": "top5", "macro accuracy": "macro_accuracy", "baseline": "baseline_top1"}
+    percents = wide.select("model", *(_percent(name).alias(title) for title, name in shown.items()))
+    found = percents.join(bounds, on="model").join(decided, on="model", how="left", maintain_order="left")
+    return found.select("model", "top-1", "95 % interval", "top-5", "macro accuracy", "baseline", "champion")
+
+
+def _percent(name: str) -> pl.Expr:
+    return pl.format("{} %", (pl.col(name) * 100).round(1))
 
 
 def print_frame(console: Console, frame: pl.DataFrame, kind: str) -> None:

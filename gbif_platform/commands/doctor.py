@@ -18,7 +18,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from gbif_platform.commands.shared import console
+from gbif_platform.commands.shared import console, find_dataset
 from gbif_platform.errors import PlatformError, explained, first_line
 from gbif_platform.platform import Platform
 from gbif_platform.settings import Settings, load_settings
@@ -102,6 +102,7 @@ def examine(silent: timedelta) -> list[Finding]:
         Check("mlflow", lambda: _mlflow(settings), severity="warning"),
         Check("journals", lambda: _journals(settings), severity="warning", seconds=UPLOAD_SECONDS),
         Check("mlflow runs", lambda: _mlflow_runs(settings, silent), severity="warning"),
+        Check("champions", lambda: _champions(platform), severity="warning", seconds=UPLOAD_SECONDS),
         Check("torch", _torch, remedy="run make setup"),
         Check("pretrained weights", _hub, severity="warning", seconds=NETWORK_SECONDS),
         Check("gbif", lambda: _gbif(settings), severity="warning", seconds=NETWORK_SECONDS),
@@ -213,6 +214,29 @@ def _mlflow_runs(settings: Settings, silent: timedelta) -> Finding:
         names = ", ".join(orphan.name for orphan in closed)
         return Finding("mlflow runs", "ok", f"closed as KILLED, as nobody works on them: {names}")
     return Finding("mlflow runs", "ok", "none is RUNNING without a process")
+
+
+def _champions(platform: Platform) -> Finding:
+    """MLflow's aliases against the lake's decisions, which count."""
+    from gbif_platform.steps.promotion import is_astray, move_alias
+    from gbif_platform.steps.run import Run
+    from gbif_platform.steps.trained_model import champion
+
+    moved: list[str] = []
+    troubles: list[str] = []
+    for name, model in platform.lake.frame("SELECT DISTINCT dataset, model FROM promotions ORDER BY ALL").rows():
+        try:
+            dataset = find_dataset(platform.settings, name)
+        except PlatformError:  # its file is gone or broken; dataset check tells that
+            continue
+        force = champion(Run(platform, dataset, ""), model)
+        run = Run(platform, dataset, force["snapshot"] if force else "")
+        if force and is_astray(run, model):
+            trouble = move_alias(run, model, force["bundle"])
+            (troubles if trouble else moved).append(f"{name}-{model}" + (f": {trouble}" if trouble else ""))
+    if troubles:
+        return Finding("champions", "warning", troubles[0], "run gbif-platform doctor again when MLflow can be reached")
+    return Finding("champions", "ok", f"told to MLflow just now: {', '.join(moved)}" if moved else "as the lake says")
 
 
 def _dagster_runs_going() -> dict[str, bool]:

@@ -20,8 +20,10 @@ from gbif_platform.steps import (
     duplicate_images,
     evaluation_metrics,
     media_urls,
+    model_report,
     occurrences,
     predicted_catalogue,
+    promotion,
     snapshot_changes,
     splits,
     taxa,
@@ -179,12 +181,32 @@ MODEL_SHELLS = (
     Shell(
         "evaluation_metrics",
         evaluation_metrics.evaluation_metrics,
-        "Predictions as rows, and every metric computed from them, with bootstrap intervals and the majority-class "
-        "baseline beside.",
+        "The model's answers as rows, and every metric computed from them: with intervals, calibrated, at every rank, "
+        "by slice, beside what label frequencies and nearest centroids would answer.",
         {"duckdb", "mlflow"},
         ("rows_reconcile",),
         ("beats_baseline",),
         ("trained_model", "splits"),
+    ),
+    Shell(
+        "promotion",
+        promotion.promotion,
+        "Whether the model becomes champion: its paired difference to the champion in force, picture by picture, on "
+        "test pictures that neither has seen, overall and on the protected slices.",
+        {"duckdb", "mlflow"},
+        ("rows_reconcile",),
+        (),
+        ("evaluation_metrics",),
+    ),
+    Shell(
+        "model_report",
+        model_report.model_report,
+        "One self-contained page on the model, with its curves, its mistakes as pictures with credit, and every "
+        "metric; and its card.",
+        {"html", "mlflow"},
+        ("rows_reconcile",),
+        (),
+        ("evaluation_metrics", "promotion"),
     ),
 )
 

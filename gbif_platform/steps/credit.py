@@ -105,7 +105,7 @@ def credit(run: Run, source_url: str = PUBLISHED_LATER) -> Credit:
     derived = _derived(run, snapshot, counts, len(manifest), source_url)
     registration = _registered(run, derived)
     return Credit(
-        citation=_citation(run, snapshot),
+        citation=citation_of(run, snapshot),
         manifest=attribution(manifest),
         counts=counts,
         derived=registration.body if registration else derived,
@@ -129,7 +129,7 @@ def credit_report(run: Run) -> Report:
     snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
     body = _derived(run, snapshot, counts, int(licences["pictures"].sum()), PUBLISHED_LATER)
     registration = _registered(run, body)
-    citation = registration.citation if registration else _citation(run, snapshot)
+    citation = registration.citation if registration else citation_of(run, snapshot)
     shown = dict(registration.body if registration else body)
     if len(counts) > MOST_SHOWN:
         shown["relatedDatasets"] = f"{len(counts)} datasets: gbif-platform cite {run.dataset.name}"
@@ -194,7 +194,7 @@ def _licences(con: duckdb.DuckDBPyConnection, final: duckdb.DuckDBPyRelation) ->
         GROUP BY ALL ORDER BY pictures DESC, license""").pl()
 
 
-def _citation(run: Run, snapshot: Snapshot) -> str | None:
+def citation_of(run: Run, snapshot: Snapshot) -> str | None:
     """What GBIF says, else what GBIF would say."""
     rows = run.platform.lake.frame(
         "SELECT citation FROM snapshots WHERE dataset = ? AND snapshot = ? AND citation <> ''",

@@ -1,52 +1,64 @@
 """Step `evaluation_metrics`: predictions as rows, and every metric from them."""
 
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
+from gbif_platform.part import stated
 from gbif_platform.settings import fingerprint
+from gbif_platform.steps.model_answers import Model, answer, nearest, slice_values
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.steps.trained_model import (
-    bundle_description,
     labelled_pictures,
     model_row,
-    open_bundle,
     open_tracker,
     stage_name,
 )
-from gbif_platform.storage.tables import Outcome, refusals
+from gbif_platform.storage.tables import Outcome
 
 if TYPE_CHECKING:
-    from gbif_platform.evaluation.metrics import Evaluation
+    from gbif_platform.evaluation.evaluate import Evaluation
+    from gbif_platform.evaluation.scores import Scores
 
 log = logging.getLogger(__name__)
 
 NAME = "evaluation_metrics"
-VERSION = "1"
+VERSION = "2"
 SHOWN_SUBSET = "test"
+SHOWN = ("top1", "macro_accuracy", "log_loss", "ece", "temperature", "pictures", "groups", "labels_evaluated")
+TABLES = ("classes", "reliability", "coverage", "ranks", "rollup", "slices")
+KEPT = "evaluation.json"
 
 
 def evaluation_metrics(run: Run, model: str) -> Report:
-    """Predict every picture outside `train`, and compute the metrics of each subset from the stored predictions."""
-    name, training_version = f"{model}/{NAME}", run.version_of(stage_name(model))
-    version = fingerprint(NAME, VERSION, training_version)
+    """Ask the model about every picture outside `train`, and compute all metrics of each subset from its answers.
+
+    Pictures of labels that the model does not know are asked about too: they say whether it can tell strangers.
+    """
+    name, spec = f"{model}/{NAME}", run.dataset.models[model].evaluation
+    training_version = run.version_of(stage_name(model))
+    version = fingerprint(NAME, VERSION, training_version, stated(spec))
 
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
-        pictures = labelled_pictures(run, con).filter(pl.col("subset") != "train")
-        known = pl.col("label").is_in(open_bundle(run, model).labels)
-        stranger = pictures.filter(~known).select("media_id", pl.lit("label_not_in_training"), "label")
-        predictions = _predict(run, model, pictures.filter(known))
-        metrics = [
-            row for evaluation in evaluations(run, model, predictions).items() for row in _rows(run, model, *evaluation)
-        ]
+        pictures = labelled_pictures(run, con)
+        asked, train = pictures.filter(pl.col("subset") != "train"), pictures.filter(pl.col("subset") == "train")
+        known = Model.of(run, model_row(run, model)["bundle"])
+        answers = answer(run, name, known.key, asked, train)
+        judged = _Judged(run, model, asked, known, answers)
+        found = judged.evaluations()
+        run.platform.objects.put(_kept_key(run, model, version), _as_json(found))
+        _keep_calibration(run, known.key, judged.temperature, spec.tau)
         return Outcome(
-            {"predictions": predictions, "evaluation_metrics": pl.DataFrame(metrics)},
-            len(pictures),
-            len(predictions),
-            refused=refusals(stranger.rows()),
+            {"predictions": judged.predictions(), "evaluation_metrics": _metric_rows(run, model, found)},
+            len(asked),
+            len(asked),
         )
 
     written = run.compute(name, version, make, keys={"model": model})
@@ -57,87 +69,164 @@ def evaluation_metrics(run: Run, model: str) -> Report:
     return report
 
 
-def _predict(run: Run, model: str, pictures: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the `predictions` table for these pictures."""
-    from gbif_platform.training.data import Samples
-    from gbif_platform.training.predict import predict
+class _Judged:
+    """A model's answers to the pictures outside `train`, calibrated on `validation`."""
 
-    bundle = open_bundle(run, model)
-    report_progress = run.progress(f"{model}/{NAME}")
-    answers = pl.DataFrame(
-        predict(
-            bundle,
-            Samples.from_table(pictures.to_arrow(), bundle.labels),
-            run.platform.shards,
-            progress=lambda done, total: report_progress(done, total, "pictures predicted"),
+    def __init__(self, run: Run, model: str, pictures: pl.DataFrame, known: Model, answers: str) -> None:
+        self._run, self._model, self._pictures, self._known, self._answers = run, model, pictures, known, answers
+        self._spec = run.dataset.models[model].evaluation
+        labels, tau = pictures["label"], self._spec.tau
+        self.temperature = known.temperature(run, answers, labels, pictures["subset"] == "validation", tau)
+        self.scores: Scores = known.scores(
+            run, answers, labels, tau=tau, temperature=self.temperature, k=self._spec.top_k
         )
-    )
-    names = pl.Series(bundle.labels)
-    top = pl.col("top_labels").list.eval(pl.element().replace_strict(pl.Series(range(len(names))), names))
-    return (
-        answers.join(pictures.select("media_id", "subset", "group_id"), on="media_id")
-        .with_columns(top_labels=top, label=names.gather(answers["label"]))
-        .select(
-            "media_id",
-            "subset",
-            "group_id",
-            "label",
-            predicted=pl.col("top_labels").list.first(),
-            score=pl.col("top_probabilities").list.first().cast(pl.Float64),
-            log_probability=pl.col("label_log_probability").cast(pl.Float64),
-            top_labels="top_labels",
-            top_scores=pl.col("top_probabilities").cast(pl.List(pl.Float64)),
+
+    def predictions(self) -> pl.DataFrame:
+        """Rows of the `predictions` table."""
+        scores, names = self.scores, pa.array(self._known.labels, pa.string())
+        rows, k = scores.top.shape
+        offsets = pa.array(np.arange(0, rows * k + 1, k, dtype=np.int64))
+        top = pa.LargeListArray.from_arrays(offsets, names.take(pa.array(scores.top.ravel())))
+        shares = pa.LargeListArray.from_arrays(offsets, pa.array(scores.top_probability.ravel(), pa.float64()))
+        own = pl.Series(scores.label_log_probability).fill_nan(None)
+        return self._pictures.select("media_id", "subset", "group_id", "label").with_columns(
+            predicted=pl.Series(names.take(pa.array(scores.predicted))),
+            score=pl.Series(scores.top_probability[:, 0]).cast(pl.Float64),
+            log_probability=own,
+            top_labels=pl.Series(top),
+            top_scores=pl.Series(shares),
+            answers=pl.lit(self._answers),
+            answer_row=pl.int_range(rows),
         )
-        .sort("media_id")
-    )
+
+    def evaluations(self) -> dict[str, "Evaluation"]:
+        """The evaluation of each subset that holds a label of the model's."""
+        from gbif_platform.evaluation.evaluate import evaluate
+
+        close, spec = nearest(self._run, self._answers), self._spec
+        slices = slice_values(self._run, self._pictures, spec.slices)
+        strange = self.scores.label < 0
+        found = {}
+        for subset in self._pictures["subset"].unique().sort():
+            rows = np.flatnonzero((self._pictures["subset"] == subset).to_numpy() & ~strange)
+            if not len(rows):
+                continue
+            found[subset] = evaluate(
+                self.scores.take(rows),
+                self._known.labels,
+                self._known.counts,
+                group=self._pictures["group_id"].to_numpy()[rows],
+                slices={name: pl.Series(values).gather(rows) for name, values in slices.items()},
+                slice_min=spec.slice_min,
+                rank_confidence=spec.rank_confidence,
+                centroid=close[rows],
+                strangers=self.scores.take(strange) if subset == SHOWN_SUBSET and strange.any() else None,
+                temperature=self.temperature,
+                resamples=spec.resamples,
+            )
+        return found
 
 
-def evaluations(run: Run, model: str, predictions: pl.DataFrame) -> dict[str, "Evaluation"]:
-    """The evaluation of each subset from rows of the `predictions` table; needs neither pictures nor a GPU."""
-    from gbif_platform.evaluation.metrics import Predictions, evaluate
-
-    bundle = bundle_description(run, model)
-    labels = bundle["labels"]
-    index = {label: place for place, label in enumerate(labels)}
-    found = {}
-    for subset in predictions["subset"].unique().sort():
-        rows = predictions.filter(pl.col("subset") == subset)
-        table = rows.select(
-            label=pl.col("label").replace_strict(index),
-            top_labels=pl.col("top_labels").list.eval(pl.element().replace_strict(index)),
-            label_log_probability="log_probability",
-        )
-        found[subset] = evaluate(
-            Predictions.from_table(table.to_arrow(), labels, bundle["class_counts"], rows["group_id"].to_numpy())
-        )
-    return found
-
-
-def _rows(run: Run, model: str, subset: str, evaluation: "Evaluation") -> list[dict[str, object]]:
+def _metric_rows(run: Run, model: str, found: Mapping[str, "Evaluation"]) -> pl.DataFrame:
+    """Rows of the `evaluation_metrics` table; bounds of an interval stand beside their number."""
     run_id = str(model_row(run, model)["run_id"] or "")
-    rows = evaluation.rows(dataset=run.dataset.name, snapshot=run.snapshot, model=model, run_id=run_id, subset=subset)
-    return [{key: row[key] for key in ("run_id", "subset", "slice", "metric", "value")} for row in rows]
+    columns = ("run_id", "subset", "slice", "metric", "value")
+    rows = [
+        {column: row[column] for column in columns}
+        for subset, evaluation in found.items()
+        for row in evaluation.rows(
+            dataset=run.dataset.name, snapshot=run.snapshot, model=model, run_id=run_id, subset=subset
+        )
+    ]
+    numbers = pl.DataFrame(rows, schema=dict.fromkeys(columns[:4], pl.String) | {"value": pl.Float64})
+    bounds = {
+        end: numbers.filter(pl.col("metric").str.ends_with(f"_{end}")).select(
+            "subset", "slice", pl.col("metric").str.strip_suffix(f"_{end}"), pl.col("value").alias(end)
+        )
+        for end in ("low", "high")
+    }
+    kept = numbers.filter(~pl.col("metric").str.contains("_(low|high)$"))
+    for bound in bounds.values():
+        kept = kept.join(bound, on=["subset", "slice", "metric"], how="left")
+    return kept
+
+
+def _keep_calibration(run: Run, bundle_key: str, temperature: float, tau: float) -> None:
+    """Beside the bundle: whoever opens it answers as it was judged."""
+    from gbif_platform.training.bundle import CALIBRATION, calibration_text
+
+    objects = run.platform.objects
+    digest = json.loads(objects.get(f"{bundle_key}/bundle.json"))["weights_sha256"]
+    objects.put(f"{bundle_key}/{CALIBRATION}", calibration_text(digest, temperature, tau).encode())
+
+
+def _kept_key(run: Run, model: str, version: str) -> str:
+    folder = str(model_row(run, model)["bundle"]).replace("bundles/", "evaluations/", 1)
+    return f"{folder}/{version}/{KEPT}"
+
+
+def _as_json(found: Mapping[str, "Evaluation"]) -> bytes:
+    return json.dumps(
+        {
+            subset: {
+                "numbers": one.numbers,
+                "summary": [vars(metric) for metric in one.summary],
+                "confusion": one.confusion.tolist(),
+                "unevaluated": one.unevaluated,
+                "open_set": one.open_set,
+                **{name: getattr(one, name).to_pylist() for name in TABLES},
+            }
+            for subset, one in found.items()
+        }
+    ).encode()
+
+
+def kept_evaluation(run: Run, model: str) -> dict[str, Any] | None:
+    """The evaluation of the test subset as it was computed: numbers, summary, confusion, and tables as frames
+    (None for one without rows).
+
+    None where no picture of the subset has a label of the model's.
+    """
+    key = _kept_key(run, model, run.version_of(f"{model}/{NAME}"))
+    found: dict[str, Any] | None = json.loads(run.platform.objects.get(key)).get(SHOWN_SUBSET)
+    if found is None:
+        return None
+    tables = {name: pl.DataFrame(found[name], infer_schema_length=None) if found[name] else None for name in TABLES}
+    return found | tables | {"confusion": np.array(found["confusion"], dtype=np.int64).reshape(-1, 3)}
 
 
 def _describe(run: Run, model: str, training_version: str, report: Report) -> None:
-    from gbif_platform.evaluation.plots import confusion_matrix
+    from gbif_platform.evaluation import plots
 
-    with run.reader() as con:
-        predictions = run.rows(con, "predictions").filter(f"model = '{model}'").pl()
-    found = evaluations(run, model, predictions)
-    if SHOWN_SUBSET not in found:
+    found = kept_evaluation(run, model)
+    if found is None:
         report.checks.append(Check("beats_baseline", False, f"no picture in subset {SHOWN_SUBSET}", only_warn=True))
         return
-    shown = found[SHOWN_SUBSET]
-    report.numbers |= {f"test_{name}": value for name, value in shown.summary.items()}
-    report.tables["per_class"] = pl.DataFrame(shown.classes)
-    report.pictures["confusion_matrix"] = confusion_matrix(shown.confusion, shown.labels)
+    numbers, labels = found["numbers"], found["classes"]["label"].to_list()
+    report.numbers |= {f"{SHOWN_SUBSET}_{name}": value for name, value in numbers.items()}
+    metrics = pl.DataFrame(found["summary"], infer_schema_length=None)
+    report.tables |= {"metrics": metrics, "per_class": found["classes"]}
+    report.tables |= {name: found[name] for name in ("ranks", "slices") if found[name] is not None}
+    if found["unevaluated"]:
+        report.tables["not_evaluated"] = pl.DataFrame({"label": found["unevaluated"]})
+    report.pictures |= {
+        "confusion_matrix": plots.confusion_matrix(found["confusion"], labels),
+        "reliability": plots.reliability_diagram(found["reliability"]),
+        "coverage": plots.coverage_curve(found["coverage"]),
+        "buckets": plots.bucket_bars(found["classes"]),
+    }
+    if found["slices"] is not None:
+        report.pictures["slices"] = plots.slice_bars(found["slices"])
+    beats = numbers.get("top1_low", 0.0) > numbers["baseline_top1"]
     says = "top-1 {top1:.1%} ({top1_low:.1%} – {top1_high:.1%}), always the commonest label {baseline_top1:.1%}"
-    report.checks.append(Check("beats_baseline", shown.beats_baseline, says.format(**shown.summary), only_warn=True))
+    report.checks.append(Check("beats_baseline", beats, says.format(**numbers), only_warn=True))
     if report.written:
         tracker = open_tracker(run, model, training_version, model_row(run, model)["lake_version"])
-        tracker.log_metrics({f"test_{name}": value for name, value in shown.summary.items()})
-        tracker.log_bytes(report.pictures["confusion_matrix"], "confusion_matrix.png")
+        tracker.log_metrics({f"{SHOWN_SUBSET}_{name}": value for name, value in numbers.items()})
+        calibration = f"{model_row(run, model)['bundle']}/calibration.json"
+        tracker.log_bytes(run.platform.objects.get(calibration), "bundle/calibration.json")
+        for name, picture in report.pictures.items():
+            tracker.log_bytes(picture, f"{name}.png")
         tracker.end("FINISHED")  # where MLflow was down during training, this is the first it hears of the run
         for warning in tracker.warnings:
             log.warning("%s: %s", model, warning)

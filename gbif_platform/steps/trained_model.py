@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,13 @@ from gbif_platform.errors import PlatformError
 from gbif_platform.part import stated
 from gbif_platform.settings import fingerprint
 from gbif_platform.sources.snapshots import find_snapshot
+from gbif_platform.steps.credit import citation_of
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage.tables import RANKS, Outcome, refusals
 
 if TYPE_CHECKING:
     from gbif_platform.training.bundle import Bundle
+    from gbif_platform.training.registry import Answer
     from gbif_platform.training.run import TrainResult
     from gbif_platform.training.tracking import MlflowTracker
 
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 NAME = "trained_model"
 VERSION = "1"
 BUNDLE_FILES = ("bundle.json", "model.safetensors")
-TAXON_TERMS = (*RANKS, "species_key", "taxon_key")
+TAXON_TERMS = (*RANKS, *(f"{rank}_key" for rank in RANKS), "taxon_key")
 
 
 def stage_name(model: str) -> str:
@@ -78,7 +81,8 @@ def trained_model(run: Run, model: str) -> Report:
         rows = labelled_pictures(run, con).filter(_taken(spec.train_on))
         labels = sorted(rows.filter(pl.col("subset") == "train")["label"].unique())
         known = rows.filter(pl.col("label").is_in(labels))
-        bundle_key, result, run_id = _train(run, model, version, known, labels, lake_version, work)
+        start = _start(run, model)
+        bundle_key, result, run_id = _train(run, model, version, known, labels, lake_version, work, start)
         stranger = rows.filter(~pl.col("label").is_in(labels))
         refused = [(row, "label_not_in_training", label) for row, label in stranger.select("media_id", "label").rows()]
         trained = pl.DataFrame(
@@ -92,7 +96,9 @@ def trained_model(run: Run, model: str) -> Report:
                 "seconds": [result.seconds],
                 "trained_at": [datetime.now(UTC)],
                 "history": [pl.DataFrame(result.history).write_json()],
-            }
+                "start": [start],
+            },
+            schema_overrides={"start": pl.String},
         )
         return Outcome({"models": trained}, len(rows), len(known), refused=refusals(refused))
 
@@ -104,24 +110,46 @@ def trained_model(run: Run, model: str) -> Report:
     return report
 
 
+def _start(run: Run, model: str) -> str | None:
+    """The bundle that the training starts from, where the dataset file asks for a warm start and there is one."""
+    found = champion(run, model) if run.dataset.models[model].warm_start else None
+    if found is None or found["snapshot"] == run.snapshot:
+        return None
+    backbone = json.loads(run.platform.objects.get(f"{found['bundle']}/bundle.json"))["backbone"]
+    if backbone != run.dataset.models[model].backbone:
+        log.warning("%s: the champion's backbone is %s: no warm start", stage_name(model), backbone)
+        return None
+    return str(found["bundle"])
+
+
 def _train(
-    run: Run, model: str, version: str, rows: pl.DataFrame, labels: list[str], lake_version: int, work: Path
+    run: Run,
+    model: str,
+    version: str,
+    rows: pl.DataFrame,
+    labels: list[str],
+    lake_version: int,
+    work: Path,
+    start: str | None,
 ) -> tuple[str, "TrainResult", str | None]:
     """Train, track and store the bundle; returns its key in the object store, the result, and MLflow's run id."""
     from gbif_platform.training.bundle import Provenance, save_bundle
     from gbif_platform.training.data import Samples
-    from gbif_platform.training.run import Progress, train
+    from gbif_platform.training.process import train_in_child
+    from gbif_platform.training.run import Progress
 
     subsets = {
         name: Samples.from_table(rows.filter(pl.col("subset") == name).to_arrow(), labels)
         for name in ("train", "validation")
     }
-    spec, report_progress = run.dataset.models[model], run.progress(stage_name(model))
+    name, spec = stage_name(model), run.dataset.models[model]
+    report_progress = run.progress(name)
 
     def show(progress: Progress) -> None:
         done = (progress.epoch - 1) * progress.steps + progress.step
         note = f"epoch {progress.epoch}/{progress.epochs}, loss {progress.loss:.3f}, {progress.rate:.0f} pictures/s"
         report_progress(done, progress.epochs * progress.steps, note)
+        run.observe({"epoch": progress.epoch, "loss": progress.loss, "pictures_per_second": progress.rate})
 
     snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
     train_rows = rows.filter(pl.col("subset") == "train")
@@ -131,23 +159,52 @@ def _train(
         lake_version=lake_version,
         split_digest=run.version_of("splits"),
         doi=snapshot.doi or None,
+        citation=citation_of(run, snapshot),
         licences=dict(train_rows.group_by("license").len().sort("license").iter_rows()),
         code_version=__version__,
     )
     tracker = open_tracker(run, model, version, lake_version)
-    result = train(
+    result = train_in_child(
         spec, subsets["train"], subsets["validation"], labels, run.platform.shards, work / "run",
-        tracker=tracker, progress=show,
+        tracker=tracker, progress=show, start=bundle_folder(run, start) if start else None,
+        log=lambda line: log.info("%s: %s", name, line),
     )  # fmt: skip
     taxonomy = _taxonomy(run, train_rows)
-    bundle = save_bundle(work / "bundle", result, spec, labels, provenance, taxonomy)
+    pictures = asdict(run.dataset.images)
+    bundle = save_bundle(work / "bundle", result, spec, labels, provenance, taxonomy, pictures)
     key = bundle_key(run.dataset, run.snapshot, model, version)
     for file in BUNDLE_FILES:
         run.platform.objects.put(f"{key}/{file}", bundle.folder / file)
     tracker.log_folder(bundle.folder, "bundle")
-    for warning in result.warnings:
-        log.warning("%s: %s", stage_name(model), warning)
+    answer = register(run, model, bundle.folder, key, tracker.run_id)
+    for warning in filter(None, [*result.warnings, answer.trouble]):
+        log.warning("%s: %s", name, warning)
     return key, result, tracker.run_id
+
+
+def register(run: Run, model: str, folder: Path, key: str, mlflow_run_id: str | None) -> "Answer":
+    """The version of a bundle in MLflow's registry, made where it is missing; it is `challenger` then."""
+    from gbif_platform.training.registry import register
+
+    snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
+    tags = {"dataset": run.dataset.name, "snapshot": run.snapshot, "doi": snapshot.doi, "bundle": key}
+    return register(run.platform.settings.tracking_uri, registered_name(run, model), mlflow_run_id, folder, tags=tags)
+
+
+def registered_name(run: Run, model: str) -> str:
+    """What MLflow's registry calls the model of a dataset."""
+    return f"{run.dataset.name}-{model}"
+
+
+def champion(run: Run, model: str) -> dict[str, Any] | None:
+    """`bundle` and `snapshot` of the champion in force, of whatever snapshot; None before the first decision."""
+    found = run.platform.lake.frame(
+        "SELECT CASE WHEN promoted THEN bundle ELSE champion_bundle END AS bundle, "
+        "CASE WHEN promoted THEN snapshot ELSE champion_snapshot END AS snapshot "
+        "FROM promotions WHERE dataset = ? AND model = ? ORDER BY decided_at DESC LIMIT 1",
+        [run.dataset.name, model],
+    )
+    return found.row(0, named=True) if len(found) else None
 
 
 def bundle_key(dataset: Dataset, snapshot: str, model: str, version: str) -> str:
@@ -161,18 +218,16 @@ def open_tracker(run: Run, model: str, version: str, lake_version: int) -> "Mlfl
 
     settings, snapshot = run.platform.settings, find_snapshot(run.platform, run.dataset, run.snapshot)
     split_version = run.version_of("splits")
+    run_key = "/".join((run.dataset.name, run.snapshot, model, version))
     return MlflowTracker(
         settings.tracking_uri,
         run.dataset.name,
-        "/".join((run.dataset.name, run.snapshot, model, version)),
+        run_key,
         run_name=f"{model} {run.snapshot}",
         tags={
             "dataset": run.dataset.name,
             "snapshot": run.snapshot,
             "model": model,
-            "doi": snapshot.doi,
-            "split_version": split_version,
-            "lake_version": str(lake_version),
             "code_version": __version__,
             "run_id": run.run_id,
         },
@@ -181,8 +236,18 @@ def open_tracker(run: Run, model: str, version: str, lake_version: int) -> "Mlfl
             name=run.dataset.name,
             digest=split_version,
             source=f"https://doi.org/{snapshot.doi}" if snapshot.doi else Path(snapshot.reference).as_uri(),
+            doi=snapshot.doi or None,
+            derived_doi=_derived_doi(run),
+            lake_version=lake_version,
         ),
+        journal=settings.home.joinpath("work", "training", "journals", fingerprint(run_key)),
     )
+
+
+def _derived_doi(run: Run) -> str | None:
+    """Of the derived dataset that the snapshot's pictures were registered as last, if they were."""
+    found = run.frame("SELECT doi FROM derived_datasets WHERE {key} ORDER BY registered_at DESC LIMIT 1")
+    return found["doi"][0] if len(found) else None
 
 
 def _taxonomy(run: Run, rows: pl.DataFrame) -> dict[str, dict[str, str]]:
@@ -197,17 +262,17 @@ def _taxonomy(run: Run, rows: pl.DataFrame) -> dict[str, dict[str, str]]:
     return {row.pop("label"): {k: v for k, v in row.items() if v} for row in frame.iter_rows(named=True)}
 
 
-def open_bundle(run: Run, model: str) -> "Bundle":
-    """The trained model's bundle, copied to this machine where the object store is elsewhere."""
-    from gbif_platform.training.bundle import load_bundle
+def open_bundle(run: Run, model: str, key: str | None = None) -> "Bundle":
+    """A bundle, copied to this machine where the object store is elsewhere; default = the trained model's."""
+    from gbif_platform.training.bundle import fetch_bundle
 
-    key = model_row(run, model)["bundle"]
-    if folder := run.platform.objects.path_of(key):
-        return load_bundle(folder)
-    folder = run.platform.work_folder("bundles", *key.split("/")[1:])
-    for file in BUNDLE_FILES:
-        (folder / file).write_bytes(run.platform.objects.get(f"{key}/{file}"))
-    return load_bundle(folder)
+    key = key or model_row(run, model)["bundle"]
+    return fetch_bundle(run.platform.objects, key, run.platform.settings.home.joinpath("work", *key.split("/")))
+
+
+def bundle_folder(run: Run, key: str) -> Path:
+    """Where a bundle can be read on this machine."""
+    return open_bundle(run, "", key).folder
 
 
 def bundle_description(run: Run, model: str) -> dict[str, Any]:

@@ -91,11 +91,15 @@ TABLES = {
     "catalogue_differences": f"{KEYS}, media_id VARCHAR, url VARCHAR, label VARCHAR, change VARCHAR, reason VARCHAR, "
     "detail VARCHAR",
     "models": f"{KEYS}, model VARCHAR, run_id VARCHAR, bundle VARCHAR, version VARCHAR, split_version VARCHAR, "
-    "lake_version BIGINT, epochs INTEGER, seconds DOUBLE, trained_at TIMESTAMPTZ, history VARCHAR",
+    "lake_version BIGINT, epochs INTEGER, seconds DOUBLE, trained_at TIMESTAMPTZ, history VARCHAR, start VARCHAR",
     "predictions": f"{KEYS}, model VARCHAR, media_id VARCHAR, subset VARCHAR, group_id VARCHAR, label VARCHAR, "
-    "predicted VARCHAR, score DOUBLE, log_probability DOUBLE, top_labels VARCHAR[], top_scores DOUBLE[]",
+    "predicted VARCHAR, score DOUBLE, log_probability DOUBLE, top_labels VARCHAR[], top_scores DOUBLE[], "
+    "answers VARCHAR, answer_row BIGINT",
     "evaluation_metrics": f"{KEYS}, model VARCHAR, run_id VARCHAR, subset VARCHAR, slice VARCHAR, metric VARCHAR, "
-    "value DOUBLE",
+    "value DOUBLE, low DOUBLE, high DOUBLE",
+    "promotions": f"{KEYS}, model VARCHAR, bundle VARCHAR, champion_snapshot VARCHAR, champion_bundle VARCHAR, "
+    "test_digest VARCHAR, test_pictures BIGINT, promoted BOOLEAN, reason VARCHAR, comparison VARCHAR, "
+    "decided_at TIMESTAMPTZ",
     "quarantine": f"{KEYS}, stage VARCHAR, row_ref VARCHAR, reason VARCHAR, detail VARCHAR",
 }
 STORED = ("sha256", "shard", "shard_offset", "shard_size", "etag", "last_modified", "checked_at")

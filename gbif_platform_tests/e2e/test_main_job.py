@@ -160,10 +160,13 @@ def test_no_shard_is_torn_and_the_index_is_right(world: World) -> None:
 
 
 def test_metrics_stand_beside_the_baseline_and_predictions_are_rows(world: World) -> None:
-    metrics = world.frame("SELECT subset, metric, value FROM evaluation_metrics WHERE slice = 'all'")
-    test = {row["metric"]: row["value"] for row in metrics.iter_rows(named=True) if row["subset"] == "test"}
-    assert {"top1", "top5", "macro_accuracy", "top1_low", "top1_high", "baseline_top1"} <= set(test)
-    assert test["top1_low"] <= test["top1"] <= test["top1_high"]
+    metrics = world.frame(
+        "SELECT metric, value, low, high FROM evaluation_metrics WHERE subset = 'test' AND slice = 'all'"
+    )
+    test = dict(metrics.select("metric", "value").iter_rows())
+    assert {"top1", "top5", "macro_accuracy", "log_loss", "ece", "baseline_top1", "centroid_top1"} <= set(test)
+    [(low, high)] = metrics.filter(metrics["metric"] == "top1").select("low", "high").rows()
+    assert low <= test["top1"] <= high
     predictions = world.frame("SELECT label, predicted FROM predictions WHERE subset = 'test'")
     assert test["top1"] == pytest.approx((predictions["label"] == predictions["predicted"]).mean())
     sliced = world.frame("SELECT DISTINCT slice FROM evaluation_metrics WHERE slice LIKE 'label=%'")

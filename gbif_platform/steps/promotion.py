@@ -1,0 +1,213 @@
+"""Step `promotion`: whether a model takes the champion's place, decided once, on pictures that neither has seen."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import polars as pl
+
+from gbif_platform.part import stated
+from gbif_platform.settings import fingerprint
+from gbif_platform.steps.evaluation_metrics import NAME as EVALUATION
+from gbif_platform.steps.model_answers import Model, answer, slice_values
+from gbif_platform.steps.run import Report, Run
+from gbif_platform.steps.trained_model import (
+    bundle_folder,
+    champion,
+    labelled_pictures,
+    model_row,
+    open_tracker,
+    register,
+    registered_name,
+    stage_name,
+)
+from gbif_platform.storage.tables import Outcome
+
+if TYPE_CHECKING:
+    from gbif_platform.evaluation.comparison import Comparison
+    from gbif_platform.evaluation.scores import Scores
+
+log = logging.getLogger(__name__)
+
+NAME = "promotion"
+VERSION = "1"
+DECIDED = (
+    "bundle",
+    "champion_snapshot",
+    "champion_bundle",
+    "comparison",
+    "test_digest",
+    "test_pictures",
+    "promoted",
+    "reason",
+    "decided_at",
+)
+
+
+def promotion(run: Run, model: str) -> Report:
+    """Compare the model with the champion in force, picture by picture, and move the alias unless it is worse.
+
+    Both answer the test pictures of this snapshot, less those that the champion was trained on. What was decided stays:
+    a champion that comes later does not open the question again.
+    """
+    name, spec = f"{model}/{NAME}", run.dataset.models[model].evaluation
+    version = fingerprint(NAME, VERSION, run.version_of(f"{model}/{EVALUATION}"), stated(spec))
+
+    def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
+        test = labelled_pictures(run, con).filter(pl.col("subset") == "test")
+        row = _decision(run, model, name, test)
+        tracker = open_tracker(run, model, run.version_of(stage_name(model)), model_row(run, model)["lake_version"])
+        tracker.log_metrics({"promoted": float(row["promoted"])})
+        tracker.end("FINISHED")
+        # The lake's row is what counts; where MLflow does not listen, doctor tells it later.
+        if row["promoted"] and (trouble := move_alias(run, model, row["bundle"], tracker.run_id)):
+            log.warning("%s: the alias champion has not moved: %s", model, trouble)
+        rows = pl.DataFrame([row], infer_schema_length=None).cast(
+            {"champion_snapshot": pl.String, "champion_bundle": pl.String, "comparison": pl.String}
+        )
+        return Outcome({"promotions": rows}, len(test), len(test))
+
+    written = run.compute(name, version, make, keys={"model": model})
+    report = run.account(name)
+    report.written = written
+    _describe(run, model, report)
+    return report
+
+
+def _decision(run: Run, model: str, stage: str, test: pl.DataFrame) -> dict[str, Any]:
+    """The row of `promotions`."""
+    bundle, force = str(model_row(run, model)["bundle"]), champion(run, model)
+    row: dict[str, Any] = {"bundle": bundle, "champion_snapshot": None, "champion_bundle": None, "comparison": None}
+    if force is None:
+        promoted, reason = True, "the first model: there is no champion to compare it with"
+    elif force["bundle"] == bundle:  # judged by other settings now: what made it champion stays
+        kept = _row(run, model)
+        return {name: kept[name] for name in DECIDED}
+    else:
+        row |= {"champion_snapshot": force["snapshot"], "champion_bundle": force["bundle"]}
+        test = _unseen(run, force["snapshot"], test)
+        if test.is_empty():
+            promoted, reason = False, "there is no test picture that the champion has not been trained on"
+        else:
+            found = _compared(run, model, stage, test, force["bundle"])
+            promoted, reason = found.promote, found.reason
+            row["comparison"] = json.dumps(found.table.to_pylist())
+    return row | {
+        "test_digest": fingerprint(*test["media_id"].to_list()),
+        "test_pictures": len(test),
+        "promoted": promoted,
+        "reason": reason,
+        "decided_at": datetime.now(UTC),
+    }
+
+
+def _unseen(run: Run, snapshot: str, test: pl.DataFrame) -> pl.DataFrame:
+    """The pictures that a model of another snapshot was neither trained nor chosen on: a group can have moved since."""
+    seen = run.platform.lake.frame(
+        "SELECT media_id FROM splits WHERE dataset = ? AND snapshot = ? AND subset IN ('train', 'validation')",
+        [run.dataset.name, snapshot],
+    )
+    return test.join(seen, on="media_id", how="anti").sort("media_id")
+
+
+def _compared(run: Run, model: str, stage: str, test: pl.DataFrame, champion_bundle: str) -> "Comparison":
+    from gbif_platform.evaluation.comparison import compare
+
+    spec, own_bundle = run.dataset.models[model].evaluation, str(model_row(run, model)["bundle"])
+    candidate = _scores(run, own_bundle, _kept(run, model, test))
+    asked = test.with_columns(
+        answers=pl.lit(answer(run, stage, champion_bundle, test)), answer_row=pl.int_range(pl.len())
+    )
+    in_force = _scores(run, champion_bundle, asked)
+    return compare(
+        candidate,
+        in_force,
+        test["label"].to_numpy(),
+        group=test["group_id"].to_numpy(),
+        protected=slice_values(run, test, spec.protected),
+        slice_min=spec.slice_min,
+        margin=spec.margin,
+        resamples=spec.resamples,
+    )
+
+
+def _kept(run: Run, model: str, test: pl.DataFrame) -> pl.DataFrame:
+    """The pictures with the place of the model's answers to them."""
+    kept = run.platform.lake.frame(
+        "SELECT media_id, answers, answer_row FROM predictions WHERE dataset = ? AND snapshot = ? AND model = ?",
+        [run.dataset.name, run.snapshot, model],
+    )
+    return test.join(kept, on="media_id", how="left", maintain_order="left")
+
+
+def _scores(run: Run, bundle: str, asked: pl.DataFrame) -> "Scores":
+    """A model's answers as it was judged: with the temperature and the prior beside its bundle."""
+    from gbif_platform.training.bundle import CALIBRATION
+
+    kept = json.loads(run.platform.objects.get(f"{bundle}/{CALIBRATION}"))
+    return Model.of(run, bundle).scores(
+        run,
+        asked["answers"][0],
+        asked["label"],
+        tau=kept["tau"],
+        temperature=kept["temperature"],
+        rows=asked["answer_row"],
+    )
+
+
+def move_alias(run: Run, model: str, bundle: str, mlflow_run: str | None = None) -> str | None:
+    """Make a bundle of this snapshot the champion in MLflow's registry, registering it where that is missing.
+
+    Returns:
+        What went wrong, or None.
+    """
+    from gbif_platform.training.registry import set_champion
+
+    mlflow_run = mlflow_run or model_row(run, model)["run_id"]
+    answer = register(run, model, bundle_folder(run, bundle), bundle, mlflow_run)
+    if answer.version is not None:
+        uri = run.platform.settings.tracking_uri
+        answer = set_champion(uri, registered_name(run, model), answer.version.version)
+    return answer.trouble
+
+
+def is_astray(run: Run, model: str) -> bool | None:
+    """Whether MLflow's champion is another one than the lake's; None where MLflow does not say."""
+    from gbif_platform.training.registry import CHAMPION, find_alias
+
+    force = champion(run, model)
+    answer = find_alias(run.platform.settings.tracking_uri, registered_name(run, model), CHAMPION)
+    if answer.trouble or force is None:
+        return None
+    return answer.version is None or answer.version.tags.get("bundle") != force["bundle"]
+
+
+def _row(run: Run, model: str) -> dict[str, Any]:
+    """The row of `promotions`."""
+    return run.platform.lake.frame(
+        "SELECT * FROM promotions WHERE dataset = ? AND snapshot = ? AND model = ?",
+        [run.dataset.name, run.snapshot, model],
+    ).row(0, named=True)
+
+
+def decision(run: Run, model: str) -> dict[str, Any]:
+    """The row of `promotions`, its comparison as a frame."""
+    row = _row(run, model)
+    table = pl.DataFrame(json.loads(row["comparison"] or "[]"), infer_schema_length=None)
+    return row | {"comparison": table}
+
+
+def _describe(run: Run, model: str, report: Report) -> None:
+    found = decision(run, model)
+    report.numbers |= {"promoted": int(found["promoted"]), "test_pictures": found["test_pictures"]}
+    report.texts |= {
+        "decision": found["reason"],
+        "champion_before": found["champion_snapshot"] or "none",
+        "registered_model": registered_name(run, model),
+        "test_digest": found["test_digest"],
+    }
+    if len(found["comparison"]):
+        report.tables["comparison"] = found["comparison"]
