@@ -19,6 +19,7 @@ from gbif_platform.errors import PlatformError
 from gbif_platform.training.files import write_atomically, write_text_atomically
 from gbif_platform.training.module import Classifier
 
+AGREE_STEPS = 10  # batches between two moments at which several processes ask each other whether to save
 LAST = "last.ckpt"
 BEST = "best.safetensors"
 HISTORY = "history.jsonl"
@@ -49,6 +50,8 @@ class Checkpoints(Checkpoint):
         patience: epochs; 0 = never stop early.
         every_seconds: a resume point at least so often within an epoch, besides the one at its end.
         on_epoch: called with each epoch's row once it is on disk.
+
+    Of several processes the first writes; all of them must save at the same step.
     """
 
     def __init__(self, folder: Path, patience: int, every_seconds: float, on_epoch: Callable[[Row], None]) -> None:
@@ -64,7 +67,7 @@ class Checkpoints(Checkpoint):
         """The row of the epoch whose weights are kept. Raises IndexError before the first epoch has ended."""
         if "val_loss" not in self.history[-1]:
             return self.history[-1]
-        return min(self.history, key=lambda row: row["val_loss"])
+        return min(self.history, key=_val_loss)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -89,8 +92,18 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         last_of_epoch = batch_idx + 1 >= trainer.num_training_batches
-        if not last_of_epoch and time.monotonic() - self._saved >= self.every_seconds:
+        # Gradients gathered for a later optimiser step are in no checkpoint.
+        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if whole_step and not last_of_epoch and self._due(trainer, batch_idx):
             self._save(trainer)
+
+    def _due(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Whether it is time for a resume point; the first process's clock decides for all."""
+        due = time.monotonic() - self._saved >= self.every_seconds
+        if trainer.world_size == 1 or self.every_seconds == 0:
+            return due
+        steps = (batch_idx + 1) // trainer.accumulate_grad_batches
+        return steps % AGREE_STEPS == 0 and bool(trainer.strategy.broadcast(due))
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -107,12 +120,13 @@ class Checkpoints(Checkpoint):
                 f"lower learning_rate (now {pl_module.spec.learning_rate}) or set precision: 32-true",
             )
         self.history.append(row)
-        if self.best is row:
-            save_weights(pl_module.network, self.folder / BEST)
+        if self.best is row and trainer.is_global_zero:
+            save_weights(pl_module.judged_network(), self.folder / BEST)
         self._save(trainer)
-        write_text_atomically(self.folder / HISTORY, "".join(json.dumps(row) + "\n" for row in self.history))
         trainer.should_stop = self._exhausted()
-        self.on_epoch(row)
+        if trainer.is_global_zero:
+            write_text_atomically(self.folder / HISTORY, "".join(json.dumps(row) + "\n" for row in self.history))
+            self.on_epoch(row)
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST)
@@ -122,10 +136,15 @@ class Checkpoints(Checkpoint):
         if not self.patience or not self.history or "val_loss" not in self.history[-1]:
             return False
         improved = max(
-            min(range(len(self.history)), key=lambda index: self.history[index]["val_loss"]),
+            min(range(len(self.history)), key=lambda index: _val_loss(self.history[index])),
             max(range(len(self.history)), key=lambda index: self.history[index]["val_macro"]),
         )
         return len(self.history) - 1 - improved >= self.patience
+
+
+def _val_loss(row: Row) -> float:
+    """What the best epoch has the lowest of; one that is no number compares with nothing, and is the worst."""
+    return row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

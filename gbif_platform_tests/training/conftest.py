@@ -13,6 +13,7 @@ from gbif_platform.training.data import SAMPLE_SCHEMA, Samples
 from gbif_platform.training.run import TrainResult, train
 from gbif_platform_tests.training.shards import PATTERNS, toy_table
 
+HOOKS = ("tracker", "progress", "checkpoint_seconds", "start")
 TINY: dict[str, Any] = {
     "backbone": "test_resnet",
     "image_size": 32,
@@ -31,7 +32,7 @@ class Toy:
     validation: Samples
 
     def train(self, work_dir: Path, *, validate: bool = True, **settings: Any) -> TrainResult:
-        hooks = {name: settings.pop(name) for name in ("tracker", "progress", "checkpoint_seconds") if name in settings}
+        hooks = {name: settings.pop(name) for name in HOOKS if name in settings}
         validation = self.validation if validate else self.nothing
         spec = ModelSpec(**{**TINY, **settings})
         return train(spec, self.training, validation, PATTERNS, self.store, work_dir, **hooks)

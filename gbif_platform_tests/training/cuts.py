@@ -32,5 +32,7 @@ class CutAfterEpoch:
         if row["epoch"] == self.epoch:
             raise Cut
 
+    def log_step(self, step: int, metrics: dict[str, float]) -> None: ...
+
     def end(self, status: str) -> None:
         self.ended.append(status)

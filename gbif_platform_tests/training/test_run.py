@@ -1,28 +1,26 @@
 import json
 import logging
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from scipy.special import softmax
 
 from gbif_platform.training import run
 from gbif_platform.training.bundle import Provenance, save_bundle
 from gbif_platform.training.checkpoints import TrainingDivergedError
 from gbif_platform.training.config import ModelSpec
 from gbif_platform.training.data import Samples
-from gbif_platform.training.module import rate_factor
 from gbif_platform.training.predict import predict
+from gbif_platform.training.ranks import RanksError
 from gbif_platform.training.run import Progress, TrainingDataError, TrainResult
 from gbif_platform_tests.training.conftest import TINY, Toy
 from gbif_platform_tests.training.cuts import Cut, CutAfterEpoch, cut_at
 from gbif_platform_tests.training.shards import PATTERNS, toy_table
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def untimed(history: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -41,16 +39,6 @@ def test_it_learns_what_can_be_learnt(toy: Toy, tmp_path: Path) -> None:
     assert result.history[-1]["train_loss"] < 0.6 * result.history[0]["train_loss"]
 
 
-def test_a_training_killed_with_kill_9_ends_with_the_same_weights(
-    toy: Toy, trained: TrainResult, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "gbif_platform_tests.training.worker", str(tmp_path), "2", "3"]
-    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr
-    assert not (tmp_path / "work" / "result.json").exists()
-    assert_same(toy.train(tmp_path / "work", epochs=3), trained)
-
-
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 4), (2, 2), (3, 4)])
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
 def test_a_cut_anywhere_leaves_no_trace(
@@ -66,6 +54,59 @@ def test_a_cut_anywhere_leaves_no_trace(
     with pytest.raises(Cut):
         toy.train(tmp_path, epochs=3, progress=cut_at(epoch, step), checkpoint_seconds=checkpoint_seconds)
     assert_same(toy.train(tmp_path, epochs=3), trained)
+
+
+def test_gradients_that_wait_for_more_are_not_lost(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.0)
+    settings: dict[str, Any] = {"epochs": 1, "accumulate_grad_batches": 3, "gradient_clip_val": 0.5}
+    undisturbed = toy.train(tmp_path / "a", **settings)
+    with pytest.raises(Cut):
+        toy.train(tmp_path / "b", progress=cut_at(1, 3), checkpoint_seconds=0.0, **settings)
+    assert not (tmp_path / "b" / "last.ckpt").exists(), "saved within an optimiser step"
+    assert_same(toy.train(tmp_path / "b", **settings), undisturbed)
+
+
+def test_a_found_rate_is_kept(toy: Toy, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 2, "learning_rate": "find", "warmup_epochs": 0}
+    with pytest.raises(Cut):
+        toy.train(tmp_path, tracker=CutAfterEpoch(0), **settings)
+    found = tmp_path / run.FOUND_RATE
+    rate = json.loads(found.read_text())
+    resumed = toy.train(tmp_path, **settings)
+    assert rate > resumed.history[0]["learning_rate"] > 0.4 * rate
+    (tmp_path / "result.json").unlink()
+    found.write_text("1e-9")  # a run that was killed before its first resume point seeks no second time
+    assert toy.train(tmp_path, **settings).history[0]["learning_rate"] < 1e-9
+
+
+def test_a_warm_start_knows_what_the_earlier_model_knew(toy: Toy, trained: TrainResult, tmp_path: Path) -> None:
+    spec = ModelSpec(**TINY, epochs=3)
+    bundle = save_bundle(tmp_path / "bundle", trained, spec, PATTERNS, Provenance("toy", "1")).folder
+    frozen: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-12, "freeze_backbone": True}
+    warm = toy.train(tmp_path / "warm", start=bundle, **frozen)
+    best = trained.history[trained.best_epoch]
+    assert warm.history[0]["val_loss"] == pytest.approx(best["val_loss"], rel=1e-3)
+    cold = toy.train(tmp_path / "warm", **frozen)
+    assert "started afresh" in cold.warnings[0], "another start is another training"
+    assert cold.history[0]["val_loss"] > warm.history[0]["val_loss"]
+
+
+def test_two_trainings_do_not_share_a_folder(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "LOCK_SECONDS", 0.0)
+    refusals: list[str] = []
+
+    def second(progress: Progress) -> None:
+        with pytest.raises(run.FolderInUseError) as refused:
+            toy.train(tmp_path, epochs=1)
+        refusals.append(refused.value.cause)
+
+    toy.train(tmp_path, epochs=1, progress=second)
+    assert str(tmp_path) in refusals[0]
+
+
+def test_several_devices_need_several_processes(toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(RanksError, match="need 2 processes; here are 1"):
+        toy.train(tmp_path, epochs=1, devices=2)
 
 
 def test_a_training_that_stopped_early_is_not_continued(toy: Toy, tmp_path: Path) -> None:
@@ -154,15 +195,6 @@ def test_logit_adjustment_favours_the_rare_label(toy: Toy, tmp_path: Path) -> No
         spec = ModelSpec(**TINY, epochs=8, loss=loss)
         result = run.train(spec, samples, toy.nothing, ["common", "rare"], store, tmp_path / loss)
         bundle = save_bundle(tmp_path / f"{loss}-bundle", result, spec, ["common", "rare"], Provenance("toy", "1"))
-        answers = predict(bundle, samples, store, k=2).to_pylist()
-        common = [row["top_probabilities"][row["top_labels"].index(0)] for row in answers]
-        lead[loss] = sum(common) / len(common)
+        logits = np.load(predict(bundle, samples, store, tmp_path / f"{loss}-answers").logits).astype(np.float64)
+        lead[loss] = float(softmax(logits, axis=1)[:, 0].mean())
     assert lead["cross_entropy"] > lead["logit_adjusted"] + 0.1
-
-
-def test_the_rate_warms_up_and_falls_to_zero() -> None:
-    factors = [rate_factor(step, 10, 100) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1)
-    assert max(factors) == factors[9] == 1
-    assert factors[100] == 0
-    assert factors[10:] == sorted(factors[10:], reverse=True)
