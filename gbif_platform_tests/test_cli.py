@@ -244,7 +244,7 @@ def test_a_models_stages_are_selected_with_or_without_its_name(world: World) -> 
     assert chosen(world.doi, "trained_model") == ["small/trained_model", "large/trained_model"]
     assert chosen(world.doi, "small/evaluation_metrics") == ["small/trained_model", "small/evaluation_metrics"]
     assert chosen("another", "large/trained_model") == [*STAGES[:-1], "large/trained_model"]
-    assert len(chosen(world.doi)) == 14
+    assert len(chosen(world.doi)) == 18
     with pytest.raises(PlatformError, match="no asset 'medium/trained_model'"):
         chosen(world.doi, "medium/trained_model")
 

@@ -73,6 +73,7 @@ def promotion(run: Run, model: str) -> Report:
     written = run.compute(name, version, make, keys={"model": model})
     report = run.account(name)
     report.written = written
+    report.columns = run.columns("promotions")
     _describe(run, model, report)
     return report
 

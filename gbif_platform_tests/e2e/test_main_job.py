@@ -43,7 +43,9 @@ PROMISED = {  # columns that outsiders rely on
     "catalogue": "dataset snapshot media_id url label scientific_name kingdom family license creator subset width "
     "height caption_scientific caption_taxonomic caption_common",
     "catalogue_differences": "dataset snapshot media_id change reason detail",
-    "evaluation_metrics": "dataset snapshot model run_id subset slice metric value",
+    "evaluation_metrics": "dataset snapshot model run_id subset slice metric value low high",
+    "predictions": "dataset snapshot model media_id subset label predicted score top_labels answers answer_row",
+    "promotions": "dataset snapshot model bundle champion_bundle promoted reason comparison",
     "quarantine": "dataset snapshot stage row_ref reason detail",
 }
 
@@ -62,6 +64,9 @@ attributes:
   models:
     tiny: {{backbone: test_resnet, image_size: 32, epochs: 2}}
 """
+
+
+MODEL_STAGES = tuple(f"tiny/{name}" for name in ("trained_model", "evaluation_metrics", "promotion", "model_report"))
 
 
 class World:
@@ -92,7 +97,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def test_every_stage_succeeds_and_loses_no_row(world: World) -> None:
     assert world.first.failures == []
     stages = world.frame("SELECT * FROM stages ORDER BY written_at")
-    assert stages["stage"].to_list() == [*STAGES, "tiny/trained_model", "tiny/evaluation_metrics"]
+    assert stages["stage"].to_list() == [*STAGES, *MODEL_STAGES]
     accounted = stages["rows_out"] + stages["rows_refused"] + stages["rows_left"]
     assert (stages["rows_in"] == accounted).all()
     quarantined = dict(world.frame("SELECT stage, count(*) FROM quarantine GROUP BY stage").iter_rows())
@@ -125,14 +130,15 @@ def test_dagster_shows_numbers_pictures_columns_and_passed_checks(world: World) 
         run = instance.get_run_by_id(world.first.run_id)
         assert run is not None
         assert run.status == dg.DagsterRunStatus.SUCCESS
-        for stage in (*STAGES, "tiny/trained_model", "tiny/evaluation_metrics"):
+        for stage in (*STAGES, *MODEL_STAGES):
             event = instance.get_latest_materialization_event(asset_key("insects", stage))
             assert event is not None
             assert event.asset_materialization is not None
             assert event.asset_materialization.partition == world.snapshot
             metadata = event.asset_materialization.metadata
             assert isinstance(metadata["dagster/row_count"].value, int)
-            if stage == "duplicate_images":  # no two pictures of the sandbox are alike
+            # no two pictures of the sandbox are alike; a first model is compared with none; a report is no table
+            if stage in ("duplicate_images", "tiny/promotion", "tiny/model_report"):
                 continue
             if stage != "tiny/trained_model":
                 assert metadata["dagster/column_schema"].value.columns
@@ -189,7 +195,7 @@ def test_mlflow_knows_the_snapshot_the_lake_version_and_the_checkpoint(world: Wo
     assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 2
     assert run.data.metrics["test_top1"] >= 0
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "bundle")}
-    assert names == {"bundle/bundle.json", "bundle/model.safetensors"}
+    assert names == {"bundle/bundle.json", "bundle/calibration.json", "bundle/model.safetensors"}
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)].count("confusion_matrix.png") == 1
 
 

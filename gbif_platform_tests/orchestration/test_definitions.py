@@ -84,8 +84,12 @@ def test_a_dataset_becomes_these_assets(definitions: dg.Definitions) -> None:
         "frogs/catalogue",
         "frogs/small/trained_model",
         "frogs/small/evaluation_metrics",
+        "frogs/small/promotion",
+        "frogs/small/model_report",
         "frogs/large/trained_model",
         "frogs/large/evaluation_metrics",
+        "frogs/large/promotion",
+        "frogs/large/model_report",
     }
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
@@ -108,7 +112,7 @@ def test_models_hang_on_the_splits_and_not_on_each_other(definitions: dg.Definit
 
 
 def test_the_job_covers_the_whole_dataset(definitions: dg.Definitions) -> None:
-    assert len(definitions.resolve_job_def("frogs_job").asset_layer.selected_asset_keys) == 14
+    assert len(definitions.resolve_job_def("frogs_job").asset_layer.selected_asset_keys) == 18
 
 
 def test_a_defs_yaml_is_loaded_by_dagster_itself() -> None:

@@ -92,7 +92,6 @@ def test_two_processes_find_one_rate(worker: Worker, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "work" / "learning_rate.json").read_text()) == rate
 
 
-@pytest.mark.xfail(reason="Classifier.validation_step adds nan * 0 for an empty batch (module.py)", strict=False)
 def test_a_process_without_validation_pictures_spoils_no_score(worker: Worker, tmp_path: Path) -> None:
     assert worker.train(Job(str(tmp_path), {"epochs": 1}, 2, validation=1))
     _, [row], _ = left_by(tmp_path)
