@@ -33,8 +33,9 @@ lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# two files at a time: most tests wait for servers, processes and the disk
 test: lint
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 lock: setup
 	@$(BIN)/python -m pip install --quiet uv

@@ -5,15 +5,13 @@ OpenCV's INTER_AREA. Importing this module costs half a second; the first import
 later ones read the result from numba's cache: beside this file, else `$NUMBA_CACHE_DIR` or `~/.cache/numba`.
 """
 
-from collections.abc import Callable
 from math import ceil
-from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-SIGNATURE = "void(Array(uint8, 2, 'C', readonly=True), float64, float64, intp, uint8[:, ::1])"
+from gbif_platform.images.compiled import compiled
 
 
 def area_mean(
@@ -48,14 +46,6 @@ def area_mean(
     return result.reshape(height, width, *pixels.shape[2:])
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compiled now, or read from numba's cache; compiled each time where no folder for it can be written."""
-    try:
-        return numba.njit(SIGNATURE, nogil=True, cache=True)(function)
-    except (RuntimeError, OSError):
-        return numba.njit(SIGNATURE, nogil=True)(function)
-
-
 @numba.njit(inline="always")
 def _spans(length, extent, target):  # type: ignore[no-untyped-def]
     """For each of `target` equal parts of `extent`: the first source index, and the weight of it and those after it."""
@@ -71,7 +61,7 @@ def _spans(length, extent, target):  # type: ignore[no-untyped-def]
     return first, weights
 
 
-@_compiled
+@compiled("void(Array(uint8, 2, 'C', readonly=True), float64, float64, intp, uint8[:, ::1])")
 def _area_mean(source, tall, wide, channels, result):  # type: ignore[no-untyped-def]
     """Rows are added up with their weights, then columns. Unsigned indices spare numba's test for negative ones."""
     length = source.shape[1]
@@ -80,6 +70,7 @@ def _area_mean(source, tall, wide, channels, result):  # type: ignore[no-untyped
     taps = column_weights.shape[1]
     # Zeros after the end: the last span may have taps of weight 0 there.
     line = np.zeros(length + channels * taps + 1, np.float32)
+    sums = np.empty(result.shape[1], np.float32)
     half = np.float32(0.5)
     one, two, three = np.uintp(1), np.uintp(2), np.uintp(3)
     for row in range(result.shape[0]):
@@ -99,16 +90,16 @@ def _area_mean(source, tall, wide, channels, result):  # type: ignore[no-untyped
                 target[column] = np.uint8(grey)
         else:
             for column in range(np.uintp(first_column.size)):
-                # The fourth sum is the neighbour's and dropped: four at once are one instruction.
-                red = green = blue = rest = half
+                red = green = blue = half
                 at = three * first_column[column]
                 for tap in range(np.uintp(taps)):
                     weight = column_weights[column, tap]
                     red += weight * line[at]
                     green += weight * line[at + one]
                     blue += weight * line[at + two]
-                    rest += weight * line[at + three]
                     at += three
-                target[three * column] = np.uint8(red)
-                target[three * column + one] = np.uint8(green)
-                target[three * column + two] = np.uint8(blue)
+                to = three * column
+                sums[to], sums[to + one], sums[to + two] = red, green, blue
+            # Rounded together, many at a time.
+            for i in range(target.size):
+                target[i] = np.uint8(np.int32(sums[i]))

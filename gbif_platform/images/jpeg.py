@@ -37,11 +37,16 @@ class _NotOrdinary(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an ordinary JPEG says: sizes in pixels as stored, EXIF orientation, embedded ICC profile."""
+    """What the header of an ordinary JPEG says: sizes in pixels as stored, EXIF orientation, embedded ICC profile.
+
+    Attributes:
+        one_scan: a baseline file whose first scan has all channels: libjpeg refuses a second one.
+    """
 
     width: int
     height: int
     channels: int
+    one_scan: bool
     orientation: int
     profile: bytes | None
 
@@ -61,6 +66,7 @@ def _read_header(data: bytes) -> Header:
     if not data.startswith(b"\xff\xd8\xff"):
         raise _NotOrdinary
     frame: tuple[int, int, int] | None = None
+    baseline = False
     found: dict[bytes, bytes] = {}
     at = 2
     while data[at + 1] != START_OF_SCAN:
@@ -69,7 +75,7 @@ def _read_header(data: bytes) -> Header:
         if mark != 0xFF or length < 2 or at > len(data):
             raise _NotOrdinary
         if marker in (BASELINE, PROGRESSIVE) and frame is None:
-            frame = _frame(data, body)
+            frame, baseline = _frame(data, body), marker == BASELINE
         elif marker not in PASSED_OVER:
             raise _NotOrdinary
         for kind in METADATA.get(marker, ()):
@@ -81,7 +87,8 @@ def _read_header(data: bytes) -> Header:
     if data[at] != 0xFF or frame is None or MULTI_PICTURE in found or not (profile or WHOLE).startswith(WHOLE):
         raise _NotOrdinary
     orientation = _orientation(found.get(EXIF), found.get(XMP))
-    return Header(*frame, orientation, profile[len(WHOLE) :] if profile else None)
+    one_scan = baseline and data[at + 4] == frame[2]
+    return Header(*frame, one_scan, orientation, profile[len(WHOLE) :] if profile else None)
 
 
 def _frame(data: bytes, at: int) -> tuple[int, int, int]:

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Pixels = NDArray[np.uint8]
+
 Resize = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 Format = Literal["jpeg", "png", "webp"]
 
 # What may be decoded at all. Pillow knows more, some by running other programs (EPS).
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF"]
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+WHITE = 255
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 50.0
 # libjpeg walks the whole picture once per scan; real progressive files have about ten.
@@ -209,8 +213,11 @@ def _decode_failure(data: bytes, error: Exception) -> tuple[str, str]:
 def _transform(data: bytes, transform: Transform, limits: Limits) -> Picture:
     if not data:
         raise ImageRefused("empty_body", "0 bytes")
-    header = jpeg.read_header(data)
-    picture = _ordinary_jpeg(data, header, transform, limits) if header else None
+    picture: Picture | None = None
+    if header := jpeg.read_header(data):
+        picture = _ordinary_jpeg(data, header, transform, limits)
+    elif data.startswith(PNG_SIGNATURE):
+        picture = _ordinary_png(data, transform, limits)
     return picture or _any_picture(data, transform, limits)
 
 
@@ -218,7 +225,8 @@ def _ordinary_jpeg(data: bytes, header: jpeg.Header, transform: Transform, limit
     """The same as `_any_picture`, sooner; None where the decoder has something to say about the file."""
     width, height = header.width, header.height
     _check_sides(width, height, limits)
-    _check_scans(data)
+    if not header.one_scan:
+        _check_scans(data)
     scaled = _scaled_size(width, height, transform, limits)
     # Decoded at 1/2, 1/4 or 1/8, with at least twice the target left for the exact resizing.
     divided_by = jpeg.divisor(header, (scaled[0] * 2, scaled[1] * 2)) if scaled else 1
@@ -226,16 +234,34 @@ def _ordinary_jpeg(data: bytes, header: jpeg.Header, transform: Transform, limit
         pixels = jpeg.decode(data, header, divided_by)
         if pixels is None:
             return None
-        if scaled and scaled[0] <= width and scaled[1] <= height:
-            image = _shrunk(pixels, scaled, (height / divided_by, width / divided_by))
-        else:
-            image = _resized(Image.fromarray(pixels), scaled)
+        pixels = _resized_pixels(pixels, scaled, (height / divided_by, width / divided_by))
     turn = UPRIGHT.get(header.orientation)
-    result = _finished(srgb(image, header.profile), turn, scaled is not None, transform)
-    return Picture(_encoded(result, transform), *result.size, *_upright(width, height, turn), "jpeg", 1)
+    result = _finished(_colours(pixels, header.profile), turn, scaled is not None, transform)
+    return _picture(result, transform, _upright(width, height, turn), "jpeg", 1)
+
+
+def _ordinary_png(data: bytes, transform: Transform, limits: Limits) -> Picture | None:
+    """The same as `_any_picture`, sooner; None where the file is anything but ordinary, or not whole."""
+    # Brings what is compiled, which a reader of dataset files does not need.
+    from gbif_platform.images import png
+
+    content = png.read(data)
+    if content is None:
+        return None
+    width, height = content.width, content.height
+    _check_sides(width, height, limits)
+    scaled = _scaled_size(width, height, transform, limits)
+    pixels = png.decode(content)
+    if pixels is None:
+        return None
+    pixels = _resized_pixels(pixels, scaled, (height, width))
+    result = _finished(_colours(pixels, None), None, scaled is not None, transform)
+    return _picture(result, transform, (width, height), "png", 1)
 
 
 def _any_picture(data: bytes, transform: Transform, limits: Limits) -> Picture:
+    import numpy as np
+
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         _check_sides(width, height, limits)
@@ -246,13 +272,13 @@ def _any_picture(data: bytes, transform: Transform, limits: Limits) -> Picture:
             image.draft(None, (scaled[0] * 2, scaled[1] * 2))
         with _memory_for(image.width * image.height):
             image.load()
-            pixels = _resized(plain(image), scaled)
+            resized = _resized(plain(image), scaled)
         turn = UPRIGHT.get(_orientation(image))
-        result = _finished(srgb(pixels, image.info.get("icc_profile")), turn, scaled is not None, transform)
-        encoded = _encoded(result, transform)
+        pixels = np.asarray(srgb(resized, image.info.get("icc_profile")))
+        result = _finished(pixels, turn, scaled is not None, transform)
         # Counting moves the file to other frames, so it comes last.
         frames = _frames(image, data)
-        return Picture(encoded, *result.size, *_upright(width, height, turn), (image.format or "").lower(), frames)
+        return _picture(result, transform, _upright(width, height, turn), (image.format or "").lower(), frames)
 
 
 def _memory_for(pixels: int) -> AbstractContextManager[Any]:
@@ -291,27 +317,43 @@ def _resized(image: Image.Image, scaled: tuple[int, int] | None) -> Image.Image:
     if image.mode in ("L", "RGB") and scaled[0] <= image.width and scaled[1] <= image.height:
         import numpy as np
 
-        return _shrunk(np.asarray(image), scaled)
+        from gbif_platform.images.area import area_mean
+
+        return Image.fromarray(area_mean(np.asarray(image), scaled[1], scaled[0]))
     return image.resize(scaled, Image.Resampling.BOX if scaled[0] < image.width else Image.Resampling.LANCZOS)
 
 
-def _shrunk(
-    pixels: "NDArray[np.uint8]", scaled: tuple[int, int], extent: tuple[float, float] | None = None
-) -> Image.Image:
+def _resized_pixels(pixels: "Pixels", scaled: tuple[int, int] | None, extent: tuple[float, float]) -> "Pixels":
+    """The same of grey or colour; `extent` as of `area_mean`."""
+    import numpy as np
+
     from gbif_platform.images.area import area_mean
 
-    return Image.fromarray(area_mean(pixels, scaled[1], scaled[0], extent))
+    if scaled is None:
+        return pixels
+    if scaled[0] <= pixels.shape[1] and scaled[1] <= pixels.shape[0]:
+        return area_mean(pixels, scaled[1], scaled[0], extent)
+    return np.asarray(_resized(Image.fromarray(pixels), scaled))
+
+
+def _colours(pixels: "Pixels", profile: bytes | None) -> "Pixels":
+    """[h, w] or [h, w, 3] to [h, w, 3], sRGB."""
+    import numpy as np
+
+    return np.asarray(srgb(Image.fromarray(pixels), profile)) if profile or pixels.ndim == 2 else pixels
 
 
 def _upright(width: int, height: int, turn: Image.Transpose | None) -> tuple[int, int]:
     return (height, width) if turn in SIDEWAYS else (width, height)
 
 
-def _finished(image: Image.Image, turn: Image.Transpose | None, resized: bool, transform: Transform) -> Image.Image:
+def _finished(pixels: "Pixels", turn: Image.Transpose | None, resized: bool, transform: Transform) -> "Pixels":
     """Upright, and padded or cropped to a square where it was resized for one."""
+    import numpy as np
+
     if turn is not None:
-        image = image.transpose(turn)
-    return _squared(image, transform) if resized else image
+        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+    return _squared(pixels, transform) if resized else pixels
 
 
 def _orientation(image: Image.Image) -> int:
@@ -322,30 +364,36 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _squared(image: Image.Image, transform: Transform) -> Image.Image:
+def _squared(pixels: "Pixels", transform: Transform) -> "Pixels":
+    import numpy as np
+
     if transform.size is None or transform.resize not in ("border", "center_crop"):
-        return image
-    size = transform.size
+        return pixels
+    size, (height, width) = transform.size, pixels.shape[:2]
     if transform.resize == "center_crop":
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        return image.crop((left, top, left + size, top + size))
-    square = Image.new("RGB", (size, size), "white")
-    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+        left, top = (width - size) // 2, (height - size) // 2
+        return pixels[top : top + size, left : left + size]
+    left, top = (size - width) // 2, (size - height) // 2
+    square = np.full((size, size, 3), WHITE, np.uint8)
+    square[top : top + height, left : left + width] = pixels
     return square
 
 
-def _encoded(image: Image.Image, transform: Transform) -> bytes:
-    # Pillow's encoder for JPEG too: simplejpeg's takes the fast DCT below quality 96 and loses 0.1 dB in no less time.
+def _picture(
+    pixels: "Pixels", transform: Transform, source: tuple[int, int], source_format: str, frames: int
+) -> Picture:
+    height, width = pixels.shape[:2]
+    return Picture(_encoded(pixels, transform), width, height, *source, source_format, frames)
+
+
+def _encoded(pixels: "Pixels", transform: Transform) -> bytes:
+    # Pillow's encoder for JPEG too: simplejpeg's takes the fast DCT below quality 96, which costs 0.1 to 0.2 dB.
     buffer = BytesIO()
-    # Without this, Pillow would copy profile and comments of the original into the result.
-    image.info = {}
     try:
-        if transform.format == "png":
-            image.save(buffer, "PNG")
-        else:
-            image.save(buffer, transform.format.upper(), quality=transform.quality)
+        Image.fromarray(pixels).save(buffer, transform.format.upper(), quality=transform.quality)
     except (OSError, ValueError) as error:
-        raise ImageRefused("not_encodable", f"{image.width} x {image.height} as {transform.format}: {error}") from error
+        height, width = pixels.shape[:2]
+        raise ImageRefused("not_encodable", f"{width} x {height} as {transform.format}: {error}") from error
     return buffer.getvalue()
 
 

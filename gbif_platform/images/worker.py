@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import struct
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -69,6 +70,8 @@ async def _work(stream: asyncio.StreamReader, options: FetchOptions, transform: 
 
 def main() -> None:
     """Serve standard input and output, and keep everybody else away from them."""
+    # numba would load a good part of scipy, a third of this process's start, for products of matrices: none are here.
+    sys.modules["scipy"] = None  # type: ignore[assignment]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that we work for
     incoming, outgoing = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -97,6 +97,25 @@ def test_the_short_way_gives_what_the_long_way_gives(
     assert (pixels(short) == pixels(long)).all()
 
 
+def test_only_a_baseline_jpeg_of_one_scan_is_taken_without_counting_its_scans() -> None:
+    headers = {name: jpeg.read_header(ORDINARY[name]) for name in ("baseline", "grey", "progressive")}
+    assert {name: header and header.one_scan for name, header in headers.items()} == {
+        "baseline": True, "grey": True, "progressive": False
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("scans", [1, 200])
+def test_further_scans_of_a_baseline_jpeg_are_not_decoded(scans: int) -> None:
+    data = ORDINARY["baseline"]
+    scan = data[data.index(b"\xff\xda") : -2]
+    # libjpeg does not expect them; what Pillow then makes of the file is limited by their number.
+    repeated = data[:-2] + scan * scans + data[-2:]
+    header = jpeg.read_header(repeated)
+    assert header is not None
+    assert header.one_scan
+    assert jpeg.decode(repeated, header, 1) is None
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_what_is_odd_is_left_to_pillow(name: str) -> None:
     assert jpeg.read_header(ODD[name]) is None

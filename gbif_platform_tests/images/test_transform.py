@@ -310,7 +310,7 @@ def png_header(width: int, height: int) -> bytes:
         (png_header(12_000, 12_000), "too_many_pixels"),
         (png_header(60_000, 60_000), "too_many_pixels"),
         (png_header(20_000, 2), "extreme_aspect"),
-        (encoded(Image.new("RGB", (8, 8)), "JPEG") + b"\xff\xda" * 200, "too_many_scans"),
+        (encoded(Image.new("RGB", (8, 8)), "JPEG", progressive=True) + b"\xff\xda" * 200, "too_many_scans"),
         (b"", "empty_body"),
         (b" \n", "empty_body"),
         (b"\xef\xbb\xbf \n<!-- x --><HTML>", "html_page"),
