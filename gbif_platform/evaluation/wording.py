@@ -47,6 +47,10 @@ METRICS = {
                      True, False),
     "auroc_margin": Wording("AUROC by the margin", "The same by the lead over the second answer.", False),
     "fpr95_margin": Wording("FPR at 95 % by the margin", "The same by the lead over the second answer.", True, False),
+    "macro_average_precision": Wording("Macro average precision", "Area under precision and recall, mean over labels; "
+                                       "a picture may have several."),
+    "binary_log_loss": Wording("Binary log loss", "Mean over pictures and labels (Hakuna Ma-data's score); a picture "
+                               "may have several.", False, False),
 }  # fmt: skip
 """Each metric of the evaluation that is not named after a rank or a bucket."""
 BUCKETS = {

@@ -36,6 +36,9 @@ HANGING_PER_PLACE = 4
 # A picture that is in work when a worker dies is asked once more, without other such pictures beside it.
 MOST_LOSSES = 2
 SUSPECT_SECONDS = 0.1
+# When nothing but silent requests is left, they are left to a later run after so many seconds, or twice the slowest
+# answer's, where so many others were answered. Among few, as they are then, they are waited for to their time-out.
+STRAGGLER_SECONDS, STRAGGLER_ANSWERS = 5.0, 200
 # GBIF's cache is asked one picture at a time: where many are lost at once, most wait for a later run.
 MOST_WAITING_FOR_CACHE = 500
 
@@ -144,6 +147,7 @@ class _Run:
         self._numbers = count()
         self._asked: dict[int, Job] = {}
         self._hanging = 0
+        self._answers, self._slowest = 0, 0.0
         self._suspect: Job | None = None
         self._results: deque[FetchResult] = deque()
         self._arrived = asyncio.Event()
@@ -182,7 +186,9 @@ class _Run:
         """Settle what came from the crew."""
         try:
             for message in messages:
-                job = self._asked[message.number]
+                job = self._asked.get(message.number)
+                if job is None:  # a straggler, after all
+                    continue
                 if isinstance(message, Answer):
                     del self._asked[message.number]
                     self._settle(job, message)
@@ -193,6 +199,29 @@ class _Run:
         except Exception as error:  # a fault of ours that would leave pictures without a result
             self.fail(error)
         self._hand_out()
+        self._leave_stragglers()
+
+    def _leave_stragglers(self) -> None:
+        """See STRAGGLER_SECONDS."""
+        if self._closed or self._answers < STRAGGLER_ANSWERS or not self._only_silent:
+            return
+        patience, now = max(STRAGGLER_SECONDS, 2 * self._slowest), self._loop.time()
+        for number, job in list(self._asked.items()):
+            if now - job.sent_at >= patience:
+                del self._asked[number]
+                self._settle(
+                    job, Answer(number, "timeout", f"no byte in {now - job.sent_at:.0f} s: left to a later run")
+                )
+        if self._asked:
+            first = min(job.sent_at for job in self._asked.values())
+            self._loop.call_at(first + patience, self._leave_stragglers)
+        self._hand_out()
+
+    @property
+    def _only_silent(self) -> bool:
+        """Whether all that is left of the plan was asked for and is overdue."""
+        left = len(self._asked)
+        return 0 < left == self._hanging and self._schedule.left == left
 
     @property
     def _most_results(self) -> int:
@@ -241,6 +270,8 @@ class _Run:
 
     def _released(self, job: Job) -> None:
         """The body is there; its decoding follows."""
+        self._answers += 1
+        self._slowest = max(self._slowest, self._loop.time() - job.sent_at)
         self._learn(job, "")
         self._release(job)
 

@@ -111,6 +111,11 @@ class Schedule:
         """Whether every job of the plan is finished."""
         return self._exhausted and not self._unfinished
 
+    @property
+    def left(self) -> int | None:
+        """Jobs that are not finished; None while more of the plan may be read."""
+        return self._unfinished if self._exhausted else None
+
     def take(self) -> Job | None:
         """A job that may be asked now, None when there is none at present; its host's place is taken."""
         if self._unfinished < self._look_ahead:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from gbif_platform.part import stated
 from gbif_platform.settings import fingerprint
-from gbif_platform.steps.model_answers import Model, answer, nearest, slice_values
+from gbif_platform.steps.model_answers import Model, answer, nearest, several_labels, slice_values
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.steps.trained_model import (
     labelled_pictures,
@@ -24,7 +25,7 @@ from gbif_platform.steps.trained_model import (
 from gbif_platform.storage.tables import Outcome
 
 if TYPE_CHECKING:
-    from gbif_platform.evaluation.evaluate import Evaluation
+    from gbif_platform.evaluation.evaluate import Evaluation, Metric
     from gbif_platform.evaluation.scores import Scores
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class _Judged:
             rows = np.flatnonzero((self._pictures["subset"] == subset).to_numpy() & ~strange)
             if not len(rows):
                 continue
-            found[subset] = evaluate(
+            judged = evaluate(
                 self.scores.take(rows),
                 self._known.labels,
                 self._known.counts,
@@ -124,7 +125,19 @@ class _Judged:
                 temperature=self.temperature,
                 resamples=spec.resamples,
             )
+            found[subset] = replace(judged, summary=[*judged.summary, *self._of_several_labels(rows)])
         return found
+
+    def _of_several_labels(self, rows: np.ndarray) -> list["Metric"]:
+        """Metrics of a model that takes each label for itself."""
+        from gbif_platform.evaluation.evaluate import Metric
+
+        if self._known.output != "sigmoid":
+            return []
+        known = pl.col("labels").list.set_intersection(self._known.labels)
+        pictures = self._pictures.with_row_index("answer_row")[rows].with_columns(known)
+        found = several_labels(self._run, self._answers, self._known, pictures)
+        return [Metric(name, value, baseline=baseline) for name, (value, baseline) in found.items() if value == value]
 
 
 def _metric_rows(run: Run, model: str, found: Mapping[str, "Evaluation"]) -> pl.DataFrame:

@@ -160,6 +160,28 @@ def answer(run: Run, stage: str, bundle_key: str, pictures: pl.DataFrame, train:
     return key
 
 
+def several_labels(
+    run: Run, answers: str, known: Model, pictures: pl.DataFrame
+) -> dict[str, tuple[float, float | None]]:
+    """What is worth knowing of a sigmoid model besides: metric → value and that of the training's label frequencies.
+
+    Args:
+        pictures: answer_row and labels of the pictures, all of them known to the model.
+    """
+    from gbif_platform.evaluation.answers import Answers
+    from gbif_platform.evaluation.multilabel import multilabel_values
+
+    logits = Answers.of_object(run.platform.objects, f"{answers}/{LOGITS}").select(pictures["answer_row"].to_numpy())
+    target = np.zeros((len(pictures), len(known.labels)), dtype=bool)
+    pairs = pictures.with_row_index("place").explode("labels").select("place", "labels")
+    target[pairs["place"].to_numpy(), known.numbers(pairs["labels"])] = True
+    found = multilabel_values(logits, target, prior=known.counts / known.counts.sum())
+    return {
+        "macro_average_precision": (found.macro_average_precision, None),
+        "binary_log_loss": (found.binary_log_loss, found.baseline_log_loss),
+    }
+
+
 def nearest(run: Run, answers: str) -> np.ndarray:
     """The labels of the nearest centroids, int32 (N, k)."""
     kept: np.ndarray = np.load(BytesIO(run.platform.objects.get(f"{answers}/{NEAREST}")), allow_pickle=False)
@@ -169,7 +191,8 @@ def nearest(run: Run, answers: str) -> np.ndarray:
 def _samples(pictures: pl.DataFrame) -> Any:
     from gbif_platform.training.data import Samples
 
-    return Samples.from_table(pictures.to_arrow(), pictures["label"].unique().sort().to_list())
+    one_each = pictures.select("media_id", "label", "shard", "offset", "size")
+    return Samples.from_table(one_each.to_arrow(), pictures["label"].unique().sort().to_list())
 
 
 def _npy(array: np.ndarray) -> bytes:

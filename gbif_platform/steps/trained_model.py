@@ -45,12 +45,14 @@ def labelled_pictures(run: Run, con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     """Split pictures and their places.
 
     Returns:
-        media_id, subset, nested, group_id, label, shard, offset, size, license, gbif_id.
+        media_id, url_id, subset, nested, group_id, label, labels (all that the picture stands under), shard, offset,
+        size, license, gbif_id.
     """
     splits = run.rows(con, "splits", "media_id, subset, nested, group_id")  # noqa: F841  read by name
     pictures = run.pictures(con)  # noqa: F841
     return con.sql("""
-        SELECT media_id, subset, nested, group_id, label, license, gbif_id,
+        SELECT media_id, url_id, subset, nested, group_id, label, license, gbif_id,
+               list_sort(list(DISTINCT label) OVER (PARTITION BY url_id)) AS labels,
                shard, shard_offset AS offset, shard_size AS size
         FROM splits JOIN pictures USING (media_id) ORDER BY media_id""").pl()
 
@@ -138,11 +140,17 @@ def _train(
     from gbif_platform.training.process import train_in_child
     from gbif_platform.training.run import Progress
 
+    spec = run.dataset.models[model]
+    shown = rows.with_columns(pl.col("labels").list.set_intersection(labels))
+    # A picture that stands under several labels is one example of all of them, or one example of each.
+    shown = (
+        shown.unique("url_id", keep="first", maintain_order=True) if spec.output == "sigmoid" else shown.drop("labels")
+    )
     subsets = {
-        name: Samples.from_table(rows.filter(pl.col("subset") == name).to_arrow(), labels)
+        name: Samples.from_table(shown.filter(pl.col("subset") == name).to_arrow(), labels)
         for name in ("train", "validation")
     }
-    name, spec = stage_name(model), run.dataset.models[model]
+    name = stage_name(model)
     report_progress = run.progress(name)
 
     def show(progress: Progress) -> None:

@@ -45,8 +45,8 @@ class EvaluationSpec(Spec):
         default=0.0,
         ge=0,
         lt=1,
-        description="A model is not worse than the champion where the interval of the difference in macro accuracy "
-        "reaches no lower than minus this; 0 = the interval must not lie below zero as a whole.",
+        description="A model is not worse than the champion where the intervals of the differences in macro accuracy "
+        "and top-1 reach no lower than minus this; 0 = no interval may lie below zero as a whole.",
     )
 
 

@@ -121,6 +121,10 @@ def export_torch(bundle: Bundle, path: Path) -> Exported:
     return _exported(bundle, path, write, load)
 
 
+PRIOR = ("loss", "sampler", "tau", "beta")
+"""Settings of the training that say which prior the logits hold, see `priors`."""
+
+
 def metadata(bundle: Bundle) -> dict[str, str]:
     """What a reader needs beside the graph: texts, or JSON of lists and objects."""
     values = {
@@ -130,6 +134,7 @@ def metadata(bundle: Bundle) -> dict[str, str]:
         "provenance": asdict(bundle.provenance),
         "preprocess": bundle.preprocess.to_json(),
         "pictures": bundle.pictures,
+        "prior": {name: bundle.spec[name] for name in PRIOR if name in bundle.spec},
         "temperature": bundle.temperature,
         "tau": bundle.tau,
     }

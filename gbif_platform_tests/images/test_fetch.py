@@ -153,6 +153,25 @@ def test_pictures_that_hang_take_one_time_out_together_and_hold_up_no_other(
     assert [(result.reason, result.attempts) for result in hung] == [("timeout", 1)] * 12
 
 
+def test_the_last_silent_pictures_are_left_to_a_later_run_which_waits_for_them(
+    host: FaultyHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gbif_platform.images.asker.HANGING_SECONDS", 0.2)
+    monkeypatch.setattr("gbif_platform.images.fetch.STRAGGLER_SECONDS", 0.5)
+    monkeypatch.setattr("gbif_platform.images.fetch.STRAGGLER_ANSWERS", 30)
+    options = OPTIONS.model_copy(update={"stall_timeout": 20, "deadline": 30})
+    silent = [host.url(f"silent/{n}") for n in range(3)]
+    started = time.monotonic()
+    results = fetch_all([*silent, *(host.url(f"good/{n}") for n in range(40))], options)
+    assert time.monotonic() - started < 15, "it does not wait for their time-out"
+    hung = [results[url] for url in silent]
+    assert [(result.status, result.reason) for result in hung] == [("failed", "timeout")] * 3
+    assert all(result.retry_at is not None for result in hung)
+    started = time.monotonic()
+    fetch_all(silent, options.model_copy(update={"stall_timeout": 3, "retries": 0}))
+    assert time.monotonic() - started >= 3, "by themselves they have all the time that options allow"
+
+
 def test_a_host_that_counts_requests_gets_what_it_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(rate=40, burst=40)
     with FaultyHost(bucket=bucket) as host:
