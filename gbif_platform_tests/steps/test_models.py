@@ -179,3 +179,13 @@ def test_a_model_that_has_learnt_nothing_does_not_become_champion(
     # The champion is still the one to beat.
     _, again = world.run(run.snapshot, epochs=5, seed=3)
     assert again["small/promotion"].texts["champion_before"] != "none"
+
+
+def test_a_sigmoid_model_is_judged_label_by_label_too(world: World, second: tuple[Run, dict[str, Report]]) -> None:
+    run, _ = second
+    _, reports = world.run(run.snapshot, output="sigmoid", epochs=2)
+    numbers = reports["small/evaluation_metrics"].numbers
+    assert 0 < numbers["test_macro_average_precision"] <= 1
+    assert 0 < numbers["test_binary_log_loss"] < 2 * numbers["test_baseline_binary_log_loss"]
+    rows = run.frame("SELECT * FROM predictions WHERE {key} AND model = 'small'")
+    assert rows["top_scores"].list.sum().max() != pytest.approx(1.0, abs=1e-3), "no parts of one whole"
