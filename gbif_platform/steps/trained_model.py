@@ -23,7 +23,8 @@ from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage.tables import RANKS, Outcome, refusals
 
 if TYPE_CHECKING:
-    from gbif_platform.training.bundle import Bundle
+    from gbif_platform.training.bundle import Bundle, Provenance
+    from gbif_platform.training.data import Samples
     from gbif_platform.training.registry import Answer
     from gbif_platform.training.run import TrainResult
     from gbif_platform.training.tracking import MlflowTracker
@@ -135,22 +136,16 @@ def _train(
     start: str | None,
 ) -> tuple[str, "TrainResult", str | None]:
     """Train, track and store the bundle; returns its key in the object store, the result, and MLflow's run id."""
-    from gbif_platform.training.bundle import Provenance, save_bundle
-    from gbif_platform.training.data import Samples
+    from gbif_platform.training.bundle import save_bundle
     from gbif_platform.training.process import train_in_child
     from gbif_platform.training.run import Progress
 
-    spec = run.dataset.models[model]
-    shown = rows.with_columns(pl.col("labels").list.set_intersection(labels))
-    # A picture that stands under several labels is one example of all of them, or one example of each.
-    shown = (
-        shown.unique("url_id", keep="first", maintain_order=True) if spec.output == "sigmoid" else shown.drop("labels")
+    name, spec = stage_name(model), run.dataset.models[model]
+    train_rows = rows.filter(pl.col("subset") == "train")
+    training, validation = (
+        _samples(rows.filter(pl.col("subset") == subset), labels, several=spec.output == "sigmoid")
+        for subset in ("train", "validation")
     )
-    subsets = {
-        name: Samples.from_table(shown.filter(pl.col("subset") == name).to_arrow(), labels)
-        for name in ("train", "validation")
-    }
-    name = stage_name(model)
     report_progress = run.progress(name)
 
     def show(progress: Progress) -> None:
@@ -159,25 +154,13 @@ def _train(
         report_progress(done, progress.epochs * progress.steps, note)
         run.observe({"epoch": progress.epoch, "loss": progress.loss, "pictures_per_second": progress.rate})
 
-    snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
-    train_rows = rows.filter(pl.col("subset") == "train")
-    provenance = Provenance(
-        dataset=run.dataset.name,
-        snapshot=run.snapshot,
-        lake_version=lake_version,
-        split_digest=run.version_of("splits"),
-        doi=snapshot.doi or None,
-        citation=citation_of(run, snapshot),
-        licences=dict(train_rows.group_by("license").len().sort("license").iter_rows()),
-        code_version=__version__,
-    )
     tracker = open_tracker(run, model, version, lake_version)
     result = train_in_child(
-        spec, subsets["train"], subsets["validation"], labels, run.platform.shards, work / "run",
+        spec, training, validation, labels, run.platform.shards, work / "run",
         tracker=tracker, progress=show, start=bundle_folder(run, start) if start else None,
         log=lambda line: log.info("%s: %s", name, line),
     )  # fmt: skip
-    taxonomy = _taxonomy(run, train_rows)
+    provenance, taxonomy = _provenance(run, train_rows, lake_version), _taxonomy(run, train_rows)
     pictures = asdict(run.dataset.images)
     bundle = save_bundle(work / "bundle", result, spec, labels, provenance, taxonomy, pictures)
     key = bundle_key(run.dataset, run.snapshot, model, version)
@@ -188,6 +171,34 @@ def _train(
     for warning in filter(None, [*result.warnings, answer.trouble]):
         log.warning("%s: %s", name, warning)
     return key, result, tracker.run_id
+
+
+def _samples(rows: pl.DataFrame, labels: list[str], *, several: bool) -> "Samples":
+    """What the training sees: a picture under several labels is one example of all of them, or one of each."""
+    from gbif_platform.training.data import Samples
+
+    if several:
+        rows = rows.unique("url_id", keep="first", maintain_order=True)
+        rows = rows.with_columns(pl.col("labels").list.set_intersection(labels))
+    else:
+        rows = rows.drop("labels")
+    return Samples.from_table(rows.to_arrow(), labels)
+
+
+def _provenance(run: Run, train: pl.DataFrame, lake_version: int) -> "Provenance":
+    from gbif_platform.training.bundle import Provenance
+
+    snapshot = find_snapshot(run.platform, run.dataset, run.snapshot)
+    return Provenance(
+        dataset=run.dataset.name,
+        snapshot=run.snapshot,
+        lake_version=lake_version,
+        split_digest=run.version_of("splits"),
+        doi=snapshot.doi or None,
+        citation=citation_of(run, snapshot),
+        licences=dict(train.group_by("license").len().sort("license").iter_rows()),
+        code_version=__version__,
+    )
 
 
 def register(run: Run, model: str, folder: Path, key: str, mlflow_run_id: str | None) -> "Answer":

@@ -55,8 +55,25 @@ def in_child(toy: Toy, work: Path, **arguments: Any) -> TrainResult:
     return train_in_child(spec, toy.training, toy.validation, PATTERNS, objects, work, **arguments)
 
 
+def alive() -> set[psutil.Process]:
+    found = psutil.Process().children(recursive=True)
+    return {child for child in found if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.fixture(autouse=True)
+def others() -> set[psutil.Process]:
+    """Processes of other tests, such as servers that several of them share."""
+    OTHERS.clear()
+    OTHERS.update(alive())
+    return OTHERS
+
+
+OTHERS: set[psutil.Process] = set()
+
+
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    """Those of this test, the eldest first."""
+    return sorted(alive() - OTHERS, key=lambda child: child.create_time())
 
 
 def test_a_killed_child_is_told_of_and_gone_on_from(toy: Toy, trained: TrainResult, tmp_path: Path) -> None:
