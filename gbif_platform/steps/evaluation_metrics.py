@@ -33,7 +33,13 @@ log = logging.getLogger(__name__)
 NAME = "evaluation_metrics"
 VERSION = "2"
 SHOWN_SUBSET = "test"
-SHOWN = ("top1", "macro_accuracy", "log_loss", "ece", "temperature", "pictures", "groups", "labels_evaluated")
+SHOWN = (
+    *("top1", "top1_low", "top1_high", "top5", "macro_accuracy", "macro_accuracy_low", "macro_accuracy_high"),
+    *("log_loss", "ece", "macro_average_precision", "binary_log_loss", "open_set_auroc", "temperature"),
+    *("baseline_top1", "baseline_macro_accuracy", "baseline_binary_log_loss", "centroid_top1"),
+    *("pictures", "groups", "labels", "labels_evaluated"),
+)
+"""Numbers that stand by themselves on the asset, so that they plot over the snapshots; the table `metrics` has all."""
 TABLES = ("classes", "reliability", "coverage", "ranks", "rollup", "slices")
 KEPT = "evaluation.json"
 
@@ -216,7 +222,7 @@ def _describe(run: Run, model: str, training_version: str, report: Report) -> No
         report.checks.append(Check("beats_baseline", False, f"no picture in subset {SHOWN_SUBSET}", only_warn=True))
         return
     numbers, labels = found["numbers"], found["classes"]["label"].to_list()
-    report.numbers |= {f"{SHOWN_SUBSET}_{name}": value for name, value in numbers.items()}
+    report.numbers |= {f"{SHOWN_SUBSET}_{name}": numbers[name] for name in SHOWN if name in numbers}
     metrics = pl.DataFrame(found["summary"], infer_schema_length=None)
     report.tables |= {"metrics": metrics, "per_class": found["classes"]}
     report.tables |= {name: found[name] for name in ("ranks", "slices") if found[name] is not None}
