@@ -167,7 +167,10 @@ def move_alias(run: Run, model: str, bundle: str, mlflow_run: str | None = None)
     """
     from gbif_platform.training.registry import set_champion
 
-    mlflow_run = mlflow_run or model_row(run, model)["run_id"]
+    row = model_row(run, model)
+    if row["bundle"] != bundle:  # trained anew since, and not promoted
+        return f"the MLflow run of {bundle} is not known any more: set {registered_name(run, model)}'s alias by hand"
+    mlflow_run = mlflow_run or row["run_id"]
     answer = register(run, model, bundle_folder(run, bundle), bundle, mlflow_run)
     if answer.version is not None:
         uri = run.platform.settings.tracking_uri

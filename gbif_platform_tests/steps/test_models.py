@@ -14,6 +14,7 @@ from gbif_platform.orchestration.assets import shells
 from gbif_platform.platform import Platform
 from gbif_platform.settings import Settings
 from gbif_platform.sources.snapshots import add_snapshot
+from gbif_platform.steps.promotion import is_astray, move_alias
 from gbif_platform.steps.run import Report, Run
 
 COLOURS = {"Rana temporaria": (150, 90, 40), "Bufo bufo": (90, 90, 150), "Pelophylax lessonae": (60, 160, 60)}
@@ -118,6 +119,19 @@ def test_the_first_model_is_champion_and_its_report_is_whole(
     assert "commonest label" in page
     versions, aliases = world.registered()
     assert versions[aliases["champion"]] == run.snapshot
+
+
+def test_mlflow_is_told_again_who_is_champion(world: World, first: tuple[Run, dict[str, Report]]) -> None:
+    from mlflow import MlflowClient
+
+    run, _ = first
+    uri = world.platform.settings.tracking_uri
+    before = world.registered()
+    assert not is_astray(run, "small")
+    MlflowClient(uri, uri).delete_registered_model_alias("frogs-small", "champion")
+    assert is_astray(run, "small")
+    assert move_alias(run, "small", run.frame("FROM models WHERE {key}")["bundle"][0]) is None
+    assert world.registered() == before
 
 
 def test_nothing_new_is_no_work(world: World, first: tuple[Run, dict[str, Report]]) -> None:
