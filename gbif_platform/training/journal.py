@@ -153,7 +153,8 @@ class Journal:
             self._write_run()
         with path.open("ab+") as file:
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                file.write(b"\n")  # after a line that a kill cut
+                # After a line that a kill cut, be it of its end alone: its call is made again, so it may not count.
+                file.write(b"#\n")
             file.write(json.dumps(event).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

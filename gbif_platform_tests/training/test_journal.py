@@ -60,6 +60,14 @@ def test_a_journal_cut_at_any_byte_goes_on_and_holds_each_value_once(
         assert sorted(values(Journal(Path(folder)))) == sorted((*key, value) for key, value in kept.items())
 
 
+def test_a_line_that_lacks_its_end_alone_counts_once(tmp_path: Path) -> None:
+    Journal(tmp_path, RUN).write_metrics({"loss": 0.5}, 0)
+    lines = tmp_path / LINES
+    lines.write_bytes(lines.read_bytes()[:-1])
+    Journal(tmp_path, RUN).write_metrics({"loss": 0.5}, 0)
+    assert values(Journal(tmp_path)) == [("loss", 0, 0.5)]
+
+
 def test_a_revised_metric_is_written_where_its_value_is_new(tmp_path: Path) -> None:
     journal = Journal(tmp_path, RUN)
     for value in (0.5, 0.5, 0.6, float("nan")):
