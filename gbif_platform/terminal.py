@@ -103,9 +103,11 @@ def summary(console: Console, platform: Platform, dataset: str, snapshot: str) -
     if len(scores := model_scores(platform, dataset, snapshot)):
         console.print()
         console.print(frame_table(scores, "Models on the test subset (baseline: the commonest label)"))
+    from gbif_platform.steps.trained_model import beside
+
     models = lake.frame("SELECT model, bundle FROM models WHERE dataset = ? AND snapshot = ? ORDER BY model", key)
     for model, bundle in models.rows():
-        report = f"{bundle.replace('bundles/', 'reports/', 1)}/report.html"
+        report = f"{beside(bundle, 'reports')}/report.html"
         if platform.objects.exists(report):
             console.print(f"Report on {model}: {platform.objects.url_of(report)}", soft_wrap=True, highlight=False)
 

@@ -4,7 +4,6 @@ The pictures of one occurrence are no independent evidence, so they come and go 
 the same resamples; two models on the same rows are compared by the difference of their statistics in each.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+
+from gbif_platform.cpus import cpus
 
 RESAMPLES = 500
 CONFIDENCE = 0.95
@@ -139,7 +140,7 @@ def intervals(
         weights = _poisson(random, (groups, size))
         return {name: statistic(weights) for name, statistic in statistics.items()}
 
-    with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(_THREADS, cpus())) as pool:
         drawn = list(pool.map(block, np.random.default_rng(seed).spawn(len(sizes)), sizes))
     percentiles = [50 * (1 - confidence), 50 * (1 + confidence)]
     with warnings.catch_warnings():

@@ -3,13 +3,13 @@
 No GPU and no pictures: every "what if" is another pass over the stored logits.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from gbif_platform.cpus import cpus
 from gbif_platform.evaluation.answers import Answers, AnswersError
 from gbif_platform.evaluation.hierarchy import Hierarchy
 
@@ -156,7 +156,7 @@ def score(
     added = _checked(answers, labels, temperature, adjustment, hierarchy, shifted=output == "softmax")
     scores = _empty(labels, min(k, answers.classes), hierarchy)
     work = _Pass(answers, scores, output, 1 / temperature, added)
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or cpus()) as pool:
         tasks = [pool.submit(work.span, *span) for span in answers.spans()]
         try:
             for task in tasks:

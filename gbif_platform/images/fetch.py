@@ -6,7 +6,6 @@ settled in this file: kept, followed, tried again, looked for elsewhere, or give
 
 import asyncio
 import logging
-import os
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
@@ -15,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Literal
 
+from gbif_platform.cpus import cpus
 from gbif_platform.images.addresses import host_of
 from gbif_platform.images.asker import Answer, Ask, Asker, Message, Outbox, Released
 from gbif_platform.images.candidates import cached, candidates, too_small
@@ -462,8 +462,3 @@ def _result(job: Job, status: Literal["ok", "unchanged", "failed", "refused"], *
         fetched_url=None if at_the_url or not job.visited else job.visited[-1],
         **found,
     )
-
-
-def cpus() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

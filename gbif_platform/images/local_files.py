@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from gbif_platform.images.fetch import FetchResult, cpus
+from gbif_platform.cpus import cpus
+from gbif_platform.images.fetch import FetchResult
 from gbif_platform.images.local_urls import place_of
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.reasons import rule_of

@@ -17,10 +17,11 @@ from gbif_platform.settings import fingerprint
 from gbif_platform.steps.model_answers import Model, answer, nearest, several_labels, slice_values
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.steps.trained_model import (
+    beside,
     labelled_pictures,
     model_row,
-    open_tracker,
     stage_name,
+    tracker_of,
 )
 from gbif_platform.storage.tables import Outcome
 
@@ -50,8 +51,7 @@ def evaluation_metrics(run: Run, model: str) -> Report:
     Pictures of labels that the model does not know are asked about too: they say whether it can tell strangers.
     """
     name, spec = f"{model}/{NAME}", run.dataset.models[model].evaluation
-    training_version = run.version_of(stage_name(model))
-    version = fingerprint(NAME, VERSION, training_version, stated(spec))
+    version = fingerprint(NAME, VERSION, run.version_of(stage_name(model)), stated(spec))
 
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
         pictures = labelled_pictures(run, con)
@@ -72,7 +72,7 @@ def evaluation_metrics(run: Run, model: str) -> Report:
     report = run.account(name)
     report.written = written
     report.columns = run.columns("evaluation_metrics")
-    _describe(run, model, training_version, report)
+    _describe(run, model, report)
     return report
 
 
@@ -180,8 +180,7 @@ def _keep_calibration(run: Run, bundle_key: str, temperature: float, tau: float)
 
 
 def _kept_key(run: Run, model: str, version: str) -> str:
-    folder = str(model_row(run, model)["bundle"]).replace("bundles/", "evaluations/", 1)
-    return f"{folder}/{version}/{KEPT}"
+    return f"{beside(model_row(run, model)['bundle'], 'evaluations')}/{version}/{KEPT}"
 
 
 def _as_json(found: Mapping[str, "Evaluation"]) -> bytes:
@@ -189,6 +188,7 @@ def _as_json(found: Mapping[str, "Evaluation"]) -> bytes:
         {
             subset: {
                 "numbers": one.numbers,
+                "beats_baseline": one.beats_baseline,
                 "summary": [vars(metric) for metric in one.summary],
                 "confusion": one.confusion.tolist(),
                 "unevaluated": one.unevaluated,
@@ -214,7 +214,7 @@ def kept_evaluation(run: Run, model: str) -> dict[str, Any] | None:
     return found | tables | {"confusion": np.array(found["confusion"], dtype=np.int64).reshape(-1, 3)}
 
 
-def _describe(run: Run, model: str, training_version: str, report: Report) -> None:
+def _describe(run: Run, model: str, report: Report) -> None:
     from gbif_platform.evaluation import plots
 
     found = kept_evaluation(run, model)
@@ -236,14 +236,15 @@ def _describe(run: Run, model: str, training_version: str, report: Report) -> No
     }
     if found["slices"] is not None:
         report.pictures["slices"] = plots.slice_bars(found["slices"])
-    beats = numbers.get("top1_low", 0.0) > numbers["baseline_top1"]
     says = "top-1 {top1:.1%} ({top1_low:.1%} – {top1_high:.1%}), always the commonest label {baseline_top1:.1%}"
-    report.checks.append(Check("beats_baseline", beats, says.format(**numbers), only_warn=True))
+    report.checks.append(Check("beats_baseline", found["beats_baseline"], says.format(**numbers), only_warn=True))
     if report.written:
-        tracker = open_tracker(run, model, training_version, model_row(run, model)["lake_version"])
+        from gbif_platform.training.bundle import CALIBRATION
+
+        tracker = tracker_of(run, model)
         tracker.log_metrics({f"{SHOWN_SUBSET}_{name}": value for name, value in numbers.items()})
-        calibration = f"{model_row(run, model)['bundle']}/calibration.json"
-        tracker.log_bytes(run.platform.objects.get(calibration), "bundle/calibration.json")
+        calibration = run.platform.objects.get(f"{model_row(run, model)['bundle']}/{CALIBRATION}")
+        tracker.log_bytes(calibration, f"bundle/{CALIBRATION}")
         for name, picture in report.pictures.items():
             tracker.log_bytes(picture, f"{name}.png")
         tracker.end("FINISHED")  # where MLflow was down during training, this is the first it hears of the run

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
+from gbif_platform.cpus import cpus
 from gbif_platform.images.candidates import GBIF_CACHE as CACHED
-from gbif_platform.images.fetch import cpus
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.progress import FetchProgress, FetchSummary
 from gbif_platform.images.request import FetchOptions

@@ -12,7 +12,7 @@ import polars as pl
 
 from gbif_platform.settings import fingerprint
 from gbif_platform.steps.run import Run
-from gbif_platform.steps.trained_model import open_bundle
+from gbif_platform.steps.trained_model import beside, open_bundle
 
 if TYPE_CHECKING:
     from gbif_platform.evaluation.hierarchy import Hierarchy
@@ -129,7 +129,7 @@ def answer(run: Run, stage: str, bundle_key: str, pictures: pl.DataFrame, train:
 
     objects = run.platform.objects
     asked = {"pictures": fingerprint(*pictures["media_id"].to_list()), "centroids": train is not None}
-    key = f"{bundle_key.replace('bundles/', 'answers/', 1)}/{asked['pictures']}"
+    key = f"{beside(bundle_key, 'answers')}/{asked['pictures']}"
     if objects.exists(f"{key}/{ASKED}") and json.loads(objects.get(f"{key}/{ASKED}")) == asked:
         return key
     bundle, tell = open_bundle(run, "", bundle_key), run.progress(stage)

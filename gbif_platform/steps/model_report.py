@@ -16,7 +16,7 @@ from gbif_platform.steps.evaluation_metrics import SHOWN_SUBSET, TABLES, kept_ev
 from gbif_platform.steps.promotion import NAME as PROMOTION
 from gbif_platform.steps.promotion import decision
 from gbif_platform.steps.run import Report, Run
-from gbif_platform.steps.trained_model import bundle_description, model_row, open_tracker, stage_name
+from gbif_platform.steps.trained_model import beside, bundle_description, model_row, tracker_of
 from gbif_platform.storage.tables import Outcome
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def model_report(run: Run, model: str) -> Report:
     name = f"{model}/{NAME}"
     upstream = [run.version_of(f"{model}/{stage}") for stage in (EVALUATION, PROMOTION)]
     version = fingerprint(NAME, VERSION, *upstream)
-    key = str(model_row(run, model)["bundle"]).replace("bundles/", "reports/", 1)
+    key = beside(model_row(run, model)["bundle"], "reports")
 
     def make(con: duckdb.DuckDBPyConnection, work: Path) -> Outcome:
         from gbif_platform.evaluation.card import model_card
@@ -48,8 +48,7 @@ def model_report(run: Run, model: str) -> Report:
         (work / CARD).write_text(model_card(data), encoding="utf-8")
         for file in (HTML, CARD):
             run.platform.objects.put(f"{key}/{file}", work / file)
-        training_version = run.version_of(stage_name(model))
-        tracker = open_tracker(run, model, training_version, model_row(run, model)["lake_version"])
+        tracker = tracker_of(run, model)
         for file in (HTML, CARD):
             tracker.log_bytes((work / file).read_bytes(), f"report/{file}")
         tracker.end("FINISHED")

@@ -19,10 +19,9 @@ from gbif_platform.steps.trained_model import (
     champion,
     labelled_pictures,
     model_row,
-    open_tracker,
     register,
     registered_name,
-    stage_name,
+    tracker_of,
 )
 from gbif_platform.storage.tables import Outcome
 
@@ -59,7 +58,7 @@ def promotion(run: Run, model: str) -> Report:
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
         test = labelled_pictures(run, con).filter(pl.col("subset") == "test")
         row = _decision(run, model, name, test)
-        tracker = open_tracker(run, model, run.version_of(stage_name(model)), model_row(run, model)["lake_version"])
+        tracker = tracker_of(run, model)
         tracker.log_metrics({"promoted": float(row["promoted"])})
         tracker.end("FINISHED")
         # The lake's row is what counts; where MLflow does not listen, doctor tells it later.

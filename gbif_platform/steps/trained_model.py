@@ -231,6 +231,16 @@ def bundle_key(dataset: Dataset, snapshot: str, model: str, version: str) -> str
     return f"bundles/{dataset.name}/{re.sub(r'[^A-Za-z0-9.-]', '_', snapshot)}/{model}-{version}"
 
 
+def beside(bundle: str, what: str) -> str:
+    """Where the `answers`, `evaluations` or `reports` of a bundle lie in the object store."""
+    return bundle.replace("bundles/", f"{what}/", 1)
+
+
+def tracker_of(run: Run, model: str) -> "MlflowTracker":
+    """The MLflow run of a model that is trained."""
+    return open_tracker(run, model, run.version_of(stage_name(model)), model_row(run, model)["lake_version"])
+
+
 def open_tracker(run: Run, model: str, version: str, lake_version: int) -> "MlflowTracker":
     """The MLflow run of this training; it is found again after a kill, and by the evaluation."""
     from gbif_platform.training.tracking import MlflowTracker, TrackedDataset

@@ -1,25 +1,21 @@
 """A model's report of 3 000 labels in a real browser: it sorts, filters, asks no network and complains of nothing."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from gbif_platform.evaluation.report import write_report
-from gbif_platform_tests.browser.test_ui import FLAGS
 from gbif_platform_tests.evaluation.reports import report_data
 
 pytestmark = pytest.mark.browser
 
+CAPABILITIES = {"goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
 LABELS = 3000
 EVIL = "<script>document.title = 'evil'</script>"
 ROWS = "document.querySelectorAll('#classes tbody tr')"
@@ -29,21 +25,6 @@ const script = document.createElement('script');
 script.textContent = "document.title = 'evil'";
 document.body.append(script);
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs Debian's packages chromium and chromium-driver")
-    options = Options()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    chrome = webdriver.Chrome(service=Service(driver), options=options)
-    yield chrome
-    chrome.quit()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """What a person sees: `gbif-platform dev` in a real browser, the asset page with its numbers and its sample grid."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -27,17 +24,6 @@ from gbif_platform.sources.snapshots import add_snapshot
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1500,1000",
-)
 DATASET = """\
 type: gbif_platform.components.ImageDataset
 attributes:
@@ -91,20 +77,6 @@ def wait_for(url: str, seconds: float) -> None:
         except OSError:
             assert time.monotonic() < end, f"{url} does not answer"
             time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs Debian's packages chromium and chromium-driver")
-    options = Options()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    chrome = webdriver.Chrome(service=Service(driver), options=options)
-    yield chrome
-    chrome.quit()
 
 
 def shown(browser: webdriver.Chrome, text: str, seconds: float = 60) -> None:
