@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -252,7 +253,7 @@ class _Worker:
     def _note(self, progress: FetchProgress) -> None:
         self._check()
         # a copy: it is sent by another thread than that which counts
-        self._progress = replace(progress, reasons=Counter(progress.reasons), shards=list(progress.shards))
+        self._progress = deepcopy(progress)
 
     def _check(self) -> None:
         if self._stopped.is_set():

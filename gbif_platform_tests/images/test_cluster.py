@@ -84,6 +84,29 @@ def hosts(number: int, delay: float = 0.0) -> Iterator[list[FaultyHost]]:
         yield [stack.enter_context(FaultyHost(delay=delay)) for _ in range(number)]
 
 
+def node_with_a_worker(cluster: Any, seconds: float = 60) -> Any:
+    """Not the head. A worker that Ray has yet to start would only be started elsewhere, and nothing be lost."""
+    from ray._private.state import actors
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        homes = {actor["Address"]["NodeID"] for actor in actors(actor_state_name="ALIVE").values()}
+        for node in cluster.worker_nodes:
+            if node.node_id in homes:
+                return node
+        time.sleep(0.1)
+    raise AssertionError(f"no worker but the head's within {seconds} s")
+
+
+def cut_the_power(cluster: Any, node: Any) -> None:
+    """Its workers first: they outlive their node by some seconds, in which they may end their share."""
+    for processes in node.all_processes.values():
+        for started in processes:
+            for child in psutil.Process(started.process.pid).children(recursive=True):
+                child.kill()
+    cluster.remove_node(node, allow_graceful=False)
+
+
 def outcome(rows: list[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
     return {row["url_id"]: tuple(row[name] or None for name in ("status", "reason", "sha256")) for row in rows}
 
@@ -103,8 +126,8 @@ def test_a_node_dies_and_the_result_is_that_of_one_machine(
         def commit(rows: list[dict[str, Any]]) -> None:
             assert threading.current_thread() is threading.main_thread()
             tables.add_images(platform.lake, rows, run_id="r")
-            if not killed:
-                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            if not killed:  # no other worker has ended: their rows would have come before
+                cut_the_power(cluster, node_with_a_worker(cluster))
                 killed.append(time.monotonic())
 
         shown: list[tuple[int, int]] = []
