@@ -53,6 +53,7 @@ def ray_processes() -> list[psutil.Process]:
 def cluster() -> Iterator[Any]:
     """Three nodes of one CPU."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # at Ray's 15 they starve beside other tests
     from ray.cluster_utils import Cluster
 
     size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
