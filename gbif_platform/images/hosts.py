@@ -9,7 +9,10 @@ from datetime import datetime
 FIRST_WINDOW = 4
 # Answers that make the window one wider.
 WIDEN_AFTER = 25
-# What was too much at first is a guess, since hosts let a burst pass: half of it, then up to nearly all within seconds.
+# A host that counts lets a burst pass, usually as many requests as it allows in so long.
+SAVED_SECONDS = 1.0
+# Two measurements of a host's limit that are as close as this are no chance.
+CLOSE = 0.1
 HALF = 0.5
 NEARLY = 0.9
 RISE_PER_SECOND = 1.15
@@ -20,7 +23,7 @@ OUTDATED_REQUESTS = 50
 OFTEN_REQUESTS = 500
 OFTEN_TIMES = 8
 # What a host has let through between two refusals is known well: so much, and then feeling the way upwards.
-RISE_PER_REQUEST = 1.0002
+RISE_PER_REQUEST = 1.0001
 SLOWEST = 0.2
 # A host that usually takes longer is slow, and a request that waits there is nothing special.
 QUICK_SECONDS = 1.0
@@ -180,6 +183,7 @@ class _Pace:
         self._next_at = NEVER
         self._asked_at = NEVER
         self._refused_at = NEVER
+        self._resumed_at = NEVER
         self._since_refused = 0
         self._often = 0
         self._let_through: float | None = None
@@ -203,10 +207,13 @@ class _Pace:
     def refused(self, now: float, in_flight: int) -> None:
         """Measure what the host has let through."""
         if self._refused_at == NEVER:
-            self._ceiling = max(1.0, self._requests_last_second(now) - in_flight)
+            self._ceiling = max(1.0, self._first_measured(in_flight))
         else:
-            # A bucket was empty at both refusals: this is how fast it is filled, or less if it was full between.
-            self._let_through = self._since_refused / (now - self._refused_at)
+            # A bucket was empty at both refusals; while nothing was asked, it was not filled beyond its brim.
+            before = self._let_through or self._ceiling
+            filled = min(SAVED_SECONDS, self._resumed_at - self._refused_at) + now - self._resumed_at
+            self._let_through = self._since_refused / max(filled, 0.001)
+            self._counted = self._counted or abs(self._let_through / before - 1) < CLOSE
         self._often = self._often + 1 if self._since_refused < OFTEN_REQUESTS else 0
         self._refused_at, self._since_refused = now, 0
 
@@ -217,13 +224,14 @@ class _Pace:
             counted: it refused more requests of those in flight than it answered: it is their number that it minds.
             again: nothing was let through since the refusal before.
         """
+        self._resumed_at = now
         self._counted = self._counted or counted or self._often >= OFTEN_TIMES
         if self._let_through is not None:
             rate = self._rate or self._let_through
             self._ceiling = min(rate, max(self._let_through, rate * (HALF if self._counted else NEARLY)))
             self._rate = self._ceiling * (HALF if again else 1.0)
         elif counted:
-            self._rate = self._ceiling * HALF
+            self._rate = self._ceiling * NEARLY
         if self._rate is not None:
             self._rate = max(SLOWEST, self._rate)
             self._next_at = self._asked_at = now
@@ -233,8 +241,10 @@ class _Pace:
             return now - self._refused_at > OUTDATED_SECONDS
         return self._since_refused > OUTDATED_REQUESTS
 
-    def _requests_last_second(self, now: float) -> float:
-        requests = sum(now - sent_at <= 1 for sent_at in self._recent)
-        if requests == self._recent.maxlen:
-            return requests / max(now - self._recent[0], 0.001)
-        return float(requests)
+    def _first_measured(self, in_flight: int) -> float:
+        """The least limit under which all but the last requests could pass, as a burst and with time."""
+        passed = list(self._recent)[: len(self._recent) - in_flight]
+        return max(
+            ((len(passed) - number) / (SAVED_SECONDS + passed[-1] - sent_at) for number, sent_at in enumerate(passed)),
+            default=0.0,
+        )
