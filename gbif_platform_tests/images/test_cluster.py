@@ -53,11 +53,11 @@ def ray_processes() -> list[psutil.Process]:
 def cluster() -> Iterator[Any]:
     """Three nodes of one CPU."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # at Ray's 15 they starve beside other tests
     from ray.cluster_utils import Cluster
 
     size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=size)
+    config = {"worker_niceness": 0}  # at Ray's 15 they starve beside other tests
+    cluster = Cluster(initialize_head=True, head_node_args=size | {"_system_config": config})
     logs = cluster.list_all_nodes()[0].get_session_dir_path()
     try:
         for _ in range(2):

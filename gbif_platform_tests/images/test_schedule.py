@@ -47,12 +47,12 @@ def test_every_job_is_finished_once_within_the_limits(
 
         async def work() -> None:
             while True:
+                woken.clear()  # before taking, which may wake as well
                 job = schedule.take()
                 if schedule.done:
                     woken.set()
                     return
                 if job is None:
-                    woken.clear()
                     await woken.wait()
                     continue
                 assert 1 <= job.host.in_flight <= per_host
