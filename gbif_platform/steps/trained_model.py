@@ -20,6 +20,7 @@ from gbif_platform.settings import fingerprint
 from gbif_platform.sources.snapshots import find_snapshot
 from gbif_platform.steps.credit import citation_of
 from gbif_platform.steps.run import Check, Report, Run
+from gbif_platform.steps.seen import keep_training_rows
 from gbif_platform.storage.tables import RANKS, Outcome, refusals
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "trained_model"
-VERSION = "1"
+VERSION = "2"
 BUNDLE_FILES = ("bundle.json", "model.safetensors")
 TAXON_TERMS = (*RANKS, *(f"{rank}_key" for rank in RANKS), "taxon_key")
 
@@ -164,6 +165,7 @@ def _train(
     pictures = asdict(run.dataset.images)
     bundle = save_bundle(work / "bundle", result, spec, labels, provenance, taxonomy, pictures)
     key = bundle_key(run.dataset, run.snapshot, model, version)
+    keep_training_rows(run.platform.objects, key, rows, start)
     for file in BUNDLE_FILES:
         run.platform.objects.put(f"{key}/{file}", bundle.folder / file)
     tracker.log_folder(bundle.folder, "bundle")
