@@ -35,6 +35,7 @@ def compact(platform: Platform, share: float, grace_days: float, verify: bool, d
     A model reads its pictures by the lake version that it was trained on. Shards named there stay for as long as the
     model is in the lake, others for the grace period: it covers runs that are reading now, and old lake versions.
     A shard with a picture that was taken down is deleted at once, whoever names it; what else it held is in a new one.
+    Answers and evaluations of models that no row names any more go too: their bundles stay, and can be asked again.
 
     Parts of uploads that were killed lie in a bucket unseen; give it a rule that ends incomplete multipart uploads.
     """
@@ -58,6 +59,7 @@ def compact(platform: Platform, share: float, grace_days: float, verify: bool, d
     account += [("deleted, as nothing names them" if not dry_run else "to delete", len(gone), _megabytes(shards, gone))]
     if not dry_run:
         _delete(platform, gone)
+    account += _delete_answers(platform, grace, dry_run)
     account += _tidy(platform, grace, dry_run)
     _print(account)
 
@@ -102,6 +104,17 @@ def _delete(platform: Platform, shards: list[str]) -> None:
     for shard in shards:
         platform.objects.delete(shard)
     _forget(platform, shards)
+
+
+def _delete_answers(platform: Platform, grace: timedelta, dry_run: bool) -> Account:
+    from gbif_platform.steps.kept_answers import unneeded_answers
+
+    gone = unneeded_answers(platform.lake, platform.objects, grace)
+    if not dry_run:
+        for entry in gone:
+            platform.objects.delete(entry.key)
+    what = "files of answers to delete" if dry_run else "files of answers deleted, as no row names them"
+    return [(what, len(gone), f"{sum(entry.size for entry in gone) / 1e6:,.1f} MB")]
 
 
 def _forget(platform: Platform, shards: list[str]) -> None:
