@@ -107,8 +107,8 @@ def dataset_check(platform: Platform, names: tuple[str, ...]) -> None:
     wrong = 0
     for name in names or sorted(files):
         try:
-            read_named(name, files[name]) if name in files else read_dataset(Path(name))
-            console.print(f"{name}: sound", highlight=False)
+            found = read_named(name, files[name]) if name in files else read_dataset(Path(name))
+            console.print(f"{name}: {'; '.join(['sound', *found.filters.doubts])}", highlight=False, soft_wrap=True)
         except PlatformError as error:
             wrong += 1
             tell(error)

@@ -18,10 +18,20 @@ from gbif_platform.curation.preferences import Preference
 ROW_GROUP = 60_000
 NO_VALUE = "(none)"
 SEPARATOR = " | "
-"""Between the values of a stratum's name."""
+"""Between the values of a stratum's name, where it has several; a `|` within one of them is written `\\|`."""
 LAST_BITS = "('0x' || right(media_id, 16))::UBIGINT"
 """SQL: the last 64 bits of a media id; the first are its sample key, so both together are the id, in its order."""
 MOST_CONDITIONS = 63  # bits of a number
+
+
+def stratum_name(values: Sequence[str]) -> str:
+    """The name of a stratum: of different values a different one, as its name is what it is known by."""
+    return SEPARATOR.join(value.replace("|", r"\|") for value in values) if len(values) > 1 else values[0]
+
+
+def stratum_values(name: str, count: int) -> tuple[str, ...]:
+    """The values of a stratum of that name."""
+    return tuple(value.replace(r"\|", "|") for value in name.split(SEPARATOR)) if count > 1 else (name,)
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,8 @@ def stratum_sql(columns: Mapping[str, str], streams: Sequence[str], label: str, 
         column = term_column(columns, term, "sampling.split_streams_by")
         value = label if column == label_column else f"""nullif(trim(o."{column}"::VARCHAR), '')"""
         values.append(f"coalesce({value}, '{NO_VALUE}')")
+    if len(values) > 1:
+        values = [f"replace({value}, '|', '\\|')" for value in values]
     return f" || '{SEPARATOR}' || ".join(values) or None
 
 

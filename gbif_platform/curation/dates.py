@@ -18,6 +18,7 @@ DATES = (
     "last_crawled",
 )
 """Columns whose text is a date or an interval."""
+EXAMPLES = "write e.g. '2010,2020', '2015-06-01,*' or '2015-06'; days, months or years without a time"
 NOTHING = "NULL::DATE"
 _DAY = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?")
 
@@ -31,9 +32,17 @@ class DateRange:
 
 
 def date_range(text: str, setting: str) -> DateRange:
+    """As `read_range`; raises PlatformError, which names the setting."""
+    try:
+        return read_range(text)
+    except ValueError as error:
+        raise PlatformError(f"{setting}: {error}", EXAMPLES) from error
+
+
+def read_range(text: str) -> DateRange:
     """Read `a,b` or `a`, where each is yyyy, yyyy-MM, yyyy-MM-dd or `*`: from the first day of a to the last of b.
 
-    Raises PlatformError, which names the setting.
+    Raises ValueError.
     """
     parts = [part.strip() for part in text.split(",")]
     try:
@@ -43,10 +52,7 @@ def date_range(text: str, setting: str) -> DateRange:
         if found.first and found.last and found.first > found.last:
             raise ValueError("it ends before it begins")
     except ValueError as error:
-        raise PlatformError(
-            f"{setting}: {text!r} is no date range: {error}",
-            "write e.g. '2010,2020', '2015-06-01,*' or '2015-06'; days, months or years without a time",
-        ) from error
+        raise ValueError(f"{text!r} is no date range: {error}") from error
     return found
 
 

@@ -14,7 +14,7 @@ import duckdb
 from gbif_platform.curation.dates import DATES, DateRange, date_range, interval
 from gbif_platform.curation.spec import Filters, Value
 from gbif_platform.errors import PlatformError
-from gbif_platform.gbif.licences import UNKNOWN, LicencePolicyError, allowed, check_policy
+from gbif_platform.gbif.licences import UNKNOWN, allowed
 from gbif_platform.gbif.terms import snake_case
 from gbif_platform.storage.lake import quoted
 
@@ -57,14 +57,13 @@ def conditions(columns: Mapping[str, str], filters: Filters, licences: Sequence[
 
     Raises:
         UnknownTerm: a filter demands something of a term that the occurrences do not have.
-        PlatformError: a value that is no licence, no date range or no country code.
     """
     return [
         *_licence(filters, licences),
         *_kind_of_record(columns, filters),
         *_place(columns, filters),
         *_date(columns, filters),
-        *_country(columns, filters),
+        *_listed(columns, "countryCode", "country", filters.country, filters.exclude_country),
         *_listed(columns, "lifeStage", "life_stage", filters.life_stage, filters.exclude_life_stage),
         *_listed(columns, "datasetKey", "dataset_key", filters.dataset_key, filters.exclude_dataset_key),
     ]
@@ -95,7 +94,7 @@ def term_column(columns: Mapping[str, str], term: str, setting: str) -> str:
     terms = [known for known in columns if known not in BOOKKEEPING]
     close = get_close_matches(name, terms, n=5) or sorted(terms)
     raise UnknownTerm(
-        f"{setting}: the occurrences have no {term}; there are: {', '.join(close)}",
+        f"{setting}: the occurrences have no {term.strip() or repr(term)}; there are: {', '.join(close)}",
         f"correct {setting} in the dataset file, or remove it: the source's records do not have this term",
     )
 
@@ -143,10 +142,6 @@ def literal(value: Value) -> str:
 
 
 def _licence(filters: Filters, licences: Sequence[str | None]) -> list[Condition]:
-    try:
-        check_policy(filters.licences)
-    except LicencePolicyError as error:
-        raise LicencePolicyError(f"filters.licences: {error.cause}", error.next_step) from error
     if filters.licences == "any":
         return []
     licence = f"coalesce({licence_counted(filters, 'm')}, {literal(UNKNOWN)})"
@@ -229,17 +224,6 @@ def _date(columns: Mapping[str, str], filters: Filters) -> list[Condition]:
         Condition("no_event_date", f"NOT coalesce({start} <= {end}, false)", shown),
         Condition("event_date_out_of_range", f"NOT coalesce({inside}, true)", shown),
     ]
-
-
-def _country(columns: Mapping[str, str], filters: Filters) -> list[Condition]:
-    for setting, codes in (("country", filters.country), ("exclude_country", filters.exclude_country)):
-        for code in codes or []:
-            if len(code) != 2 or not (code.isascii() and code.isalpha()):
-                raise PlatformError(
-                    f"filters.{setting}: {code!r} is no country code",
-                    "use ISO 3166-1 alpha-2 codes, e.g. [DK, SE]",
-                )
-    return _listed(columns, "countryCode", "country", filters.country, filters.exclude_country)
 
 
 def _listed(

@@ -23,6 +23,7 @@ PLAIN_TERMS = {"locality": "locality", "recordedBy": "recorded_by", "datasetKey"
 """Terms that the audit counts even where they are not asked for."""
 OWN_COLUMNS = ("row", "media_id", "label", "url_id", "source_sha256", "sha256", "near_duplicate", "gbif_id")
 """What every table of media has; the other columns are the occurrence's."""
+_ALSO_TERMS = ("label", "gbif_id")
 OCCURRENCE_COLUMNS = (
     "dataset_key",
     "occurrence_id",
@@ -65,6 +66,11 @@ class Media:
     columns: Mapping[str, str]
     size: int
 
+    @property
+    def terms(self) -> dict[str, str]:
+        """The columns that a key or a hold-out may name: the occurrence's, and what they are learnt by."""
+        return {name: kind for name, kind in self.columns.items() if name not in OWN_COLUMNS or name in _ALSO_TERMS}
+
 
 def numbered(con: duckdb.DuckDBPyConnection, media: duckdb.DuckDBPyRelation, table: str = "split_media") -> Media:
     """Number the media, in a temporary table."""
@@ -105,7 +111,7 @@ def key_values(media: Media, key: str) -> str:
     if key == "observer_day":
         return _observer_days(media)
     return (
-        f"SELECT row, value FROM (SELECT m.row, {_value(columns, key)} AS value FROM {media.table} m) WHERE value <> ''"
+        f"SELECT row, value FROM (SELECT m.row, {_value(media, key)} AS value FROM {media.table} m) WHERE value <> ''"
     )
 
 
@@ -144,14 +150,15 @@ def _text(columns: Mapping[str, str], column: str) -> str:
     return f"nullif(trim(m.\"{column}\"::VARCHAR), '')" if column in columns else "NULL::VARCHAR"
 
 
-def _value(columns: Mapping[str, str], key: str) -> str:
+def _value(media: Media, key: str) -> str:
+    columns = media.columns
     if key in _PICTURE_KEYS:
         return _text(columns, _PICTURE_KEYS[key])
     if key == "occurrence":
         return _in_dataset(columns, "occurrence_id", "gbif_id")
     if key == "event":
         return _in_dataset(columns, "event_id", "parent_event_id")
-    return _text(columns, term_column(columns, key, SETTING))
+    return _text(columns, term_column(media.terms, key, SETTING))
 
 
 def _in_dataset(columns: Mapping[str, str], *names: str) -> str:

@@ -20,7 +20,7 @@ from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.terms import snake_case
 from gbif_platform.storage.tables import Outcome, row_count
 
-VERSION = "4"
+VERSION = "5"
 MEMORY = "450MB"
 """What DuckDB may hold; with Python, its libraries and the rows of a Parquet file in flight 100 million media need
 less than 1 GB."""
@@ -228,5 +228,15 @@ def _nothing(con: duckdb.DuckDBPyConnection, refused: Path, available: int, samp
         reasons.append(f"{available:,} in labels under {floors}")
     return NothingToSample(
         f"no medium is left to sample: {'; '.join(reasons) or 'the snapshot has no usable media'}",
-        "loosen filters: (licences: any shows what there is), correct label:, or lower sampling.min_per_label",
+        "lower sampling.min_per_label or min_per_stratum" if available else _loosened(counts[0][1] if counts else ""),
     )
+
+
+def _loosened(reason: str) -> str:
+    """What to do where most media are refused for a reason."""
+    advice = {
+        "licence_not_allowed": "loosen filters.licences: any shows what there is",
+        "no_label": "correct label: the records do not have that term",
+        "": "choose a source that has pictures",
+    }
+    return advice.get(reason, f"correct or loosen the filter that rules most out: {reason}")

@@ -1,20 +1,45 @@
 """What a dataset file says about curation: filters, taxonomy, sampling and split."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from gbif_platform.curation import vocabulary
+from gbif_platform.curation.dates import EXAMPLES, read_range
+from gbif_platform.gbif.licences import LicencePolicyError, check_policy
 from gbif_platform.part import Part
 
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Value = str | int | float | bool
 Choice = Literal["keep", "leave_out"]
+MOST = 10**12
+"""Of any number of media: beyond what there is, and sums stay exact."""
+Quota = Annotated[int, Field(ge=1, le=MOST)]
+Floor = Annotated[int, Field(ge=0, le=MOST)]
 DuplicatePolicy = Literal["keep_if_labels_agree", "keep_first", "drop_all", "keep_all"]
 
 KEYS = ("occurrence", "observer_day", "event", "url", "duplicate", "pixels", "near_duplicate")
 """Group keys that are no terms: what each is, `curation/groups.py` says."""
+
+
+def _checked(check: Callable[[str], None]) -> AfterValidator:
+    """A validator that leaves a text as it is where `check` raises nothing."""
+
+    def validate(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(validate)
+
+
+BasisOfRecord = Annotated[str, _checked(vocabulary.check_basis_of_record)]
+Issue = Annotated[str, _checked(vocabulary.check_issue)]
+Country = Annotated[str, _checked(vocabulary.check_country)]
+DatasetKey = Annotated[str, _checked(vocabulary.check_dataset_key)]
 
 
 class Filters(Part):
@@ -27,7 +52,7 @@ class Filters(Part):
     licence_fallback: Literal["none", "occurrence"] = Field(
         "none", description="what a medium without any licence text is under: unknown, or its occurrence's licence"
     )
-    basis_of_record: list[str] | None = Field(None, description="kinds of record allowed; empty = all")
+    basis_of_record: list[BasisOfRecord] | None = Field(None, description="kinds of record allowed; empty = all")
     absence: Choice = Field("leave_out", description="records that a taxon was not there: occurrenceStatus ABSENT")
     captive: Choice = Field("keep", description="in captivity or cultivation: living specimens, managed establishment")
     fossil: Choice = Field("keep", description="basisOfRecord FOSSIL_SPECIMEN")
@@ -38,16 +63,16 @@ class Filters(Part):
     max_coordinate_uncertainty: float | None = Field(
         None, gt=0, description="metres; what states more, or nothing, is left out"
     )
-    exclude_issue: list[str] = Field([], description="GBIF issues that rule a record out, e.g. TAXON_MATCH_FUZZY")
+    exclude_issue: list[Issue] = Field([], description="GBIF issues that rule a record out, e.g. TAXON_MATCH_FUZZY")
     event_date: str | None = Field(
         None, description="GBIF's range: '2010,2020', '2015-06-01,*'; the record's whole date must lie in it"
     )
-    country: list[str] | None = Field(None, description="ISO codes allowed, e.g. [DK, 'NO']")
-    exclude_country: list[str] = Field([], description="ISO codes ruled out")
+    country: list[Country] | None = Field(None, description="ISO codes allowed, e.g. [DK, 'NO']")
+    exclude_country: list[Country] = Field([], description="ISO codes ruled out")
     life_stage: list[str] | None = Field(None, description="life stages allowed, e.g. [Adult]")
     exclude_life_stage: list[str] = Field([], description="life stages ruled out")
-    dataset_key: list[str] | None = Field(None, description="GBIF datasets allowed")
-    exclude_dataset_key: list[str] = Field([], description="GBIF datasets ruled out")
+    dataset_key: list[DatasetKey] | None = Field(None, description="GBIF datasets allowed")
+    exclude_dataset_key: list[DatasetKey] = Field([], description="GBIF datasets ruled out")
     duplicates: DuplicatePolicy = Field(
         "keep_if_labels_agree",
         description="one URL under several occurrences: one of them, or none where their labels differ; or …",
@@ -66,6 +91,39 @@ class Filters(Part):
         if isinstance(codes, list) and any(isinstance(code, bool) for code in codes):
             raise ValueError("YAML reads NO as false; quote it: 'NO'")
         return codes
+
+    @field_validator("licences")
+    @classmethod
+    def _is_policy(cls, licences: str | list[str]) -> str | list[str]:
+        try:
+            check_policy(licences)
+        except LicencePolicyError as error:
+            raise ValueError(f"{error.cause}; {error.next_step}") from error
+        return licences
+
+    @field_validator("event_date")
+    @classmethod
+    def _is_range(cls, text: str | None) -> str | None:
+        if text is not None:
+            try:
+                read_range(text)
+            except ValueError as error:
+                raise ValueError(f"{error}; {EXAMPLES}") from error
+        return text
+
+    @property
+    def doubts(self) -> list[str]:
+        """Words that GBIF did not have when this was written, each in a sentence that names its key."""
+        issues = [word for word in self.exclude_issue if word.strip().upper() not in vocabulary.ISSUES]
+        bases = [
+            word
+            for word in self.basis_of_record or []
+            if vocabulary.basis_of_record(word) not in vocabulary.BASES_OF_RECORD
+        ]
+        return [
+            *(f"filters.exclude_issue: {word!r} is no issue of GBIF that is known here" for word in issues),
+            *(f"filters.basis_of_record: {word!r} is no basis of record that is known here" for word in bases),
+        ]
 
 
 class Taxonomy(Part):
@@ -95,17 +153,19 @@ class Sampling(Part):
     split_streams_by: list[str] = Field(
         [], description="terms whose product makes the strata, e.g. [species, datasetKey]; empty = the label"
     )
-    total: int | None = Field(None, ge=1, description="media in all, at most")
-    per_label: int | None = Field(
-        None, ge=1, description="media a label, at most; balanced without any quota = as many as the smallest has"
+    total: Quota | None = Field(None, description="media in all, at most")
+    per_label: Quota | None = Field(
+        None, description="media a label, at most; balanced without any quota = as many as the smallest has"
     )
-    per_stratum: int | None = Field(None, ge=1, description="media a stratum, at most")
-    min_per_label: int = Field(0, ge=0, description="labels with fewer are left out and listed; the others get as many")
-    min_per_stratum: int = Field(0, ge=0, description="the same for strata")
+    per_stratum: Quota | None = Field(None, description="media a stratum, at most")
+    min_per_label: Floor = Field(
+        0, description="labels with fewer are left out and listed; the others get as many, as far as quotas allow"
+    )
+    min_per_stratum: Floor = Field(0, description="the same for strata")
     downsample: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         {}, description="share of a label's media that is kept, e.g. {blank: 0.1}"
     )
-    media_per_occurrence: int | None = Field(None, ge=1, description="media of one occurrence, at most")
+    media_per_occurrence: Quota | None = Field(None, description="media of one occurrence, at most")
     prefer: list[Literal["licence", "resolution", "newest", "oldest"]] = Field(
         [], description="which media come first, before the draw: freer licence, larger rendition, date"
     )
@@ -144,8 +204,16 @@ Share = Annotated[
 class Rare(Part):
     """Labels too rare to be learnt, kept as a benchmark of their own."""
 
-    below: int = Field(ge=2, description="labels with fewer pictures")
+    below: int = Field(ge=2, le=MOST, description="labels with fewer pictures")
     subset: Name = Field("rare", description="name of their subset")
+
+
+Wanted = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[Value], Field(min_length=1), Tag("<list>")],
+    Discriminator(lambda value: "<text>" if isinstance(value, str) else "<list>"),
+]
+"""A value or a range, or a list of them; an empty one would mean nothing."""
+Terms = Annotated[dict[str, Wanted], Field(min_length=1)]
 
 
 class Split(Part):
@@ -160,10 +228,10 @@ class Split(Part):
         min_length=1,
         description=f"media that share one of these stay together: {', '.join(KEYS)}, or any term, e.g. locationID",
     )
-    holdout: dict[Name, dict[str, str | list[Value]]] = Field(
+    holdout: dict[Name, Terms] = Field(
         {}, description="subsets by terms: {test: {year: [2024]}, abroad: {country: [SE]}, late: {eventDate: '2024,*'}}"
     )
-    min_per_label: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+    min_per_label: dict[Name, Quota] = Field(
         {}, description="pictures of each label that a subset has at least: {validation: 2, test: 2}"
     )
     rare: Rare | None = Field(None, description="hold out rare labels: {below: 20}")
@@ -190,6 +258,16 @@ class Split(Part):
         return {name: part for name, part in self.subsets.items() if isinstance(part, Nested)}
 
     @property
+    def outside_in(self) -> list[str]:
+        """The nested subsets, each after the one that it is part of.
+
+        Raises graphlib.CycleError where one is part of itself; no Split is so.
+        """
+        nested = self.nested
+        order = TopologicalSorter({name: [part.of] for name, part in nested.items()}).static_order()
+        return [name for name in order if name in nested]
+
+    @property
     def names(self) -> list[str]:
         """Every subset that a picture can be in, one of them: no nested ones."""
         rare = [self.rare.subset] if self.rare else []
@@ -207,11 +285,17 @@ class Split(Part):
 
     @model_validator(mode="after")
     def _names_agree(self) -> "Split":
-        known = set(self.names)
+        known = {*self.names, *self.nested}
         for name, part in self.nested.items():
-            if name in known or part.of not in known | set(self.nested):
-                raise ValueError(f"{name}: {part.of!r} is no subset; there are {', '.join(sorted(known))}")
-            known.add(name)  # a nested subset may be part of one that stands before it
+            if name in self.names:
+                raise ValueError(f"{name}: a hold-out or the rare labels have this name already")
+            if part.of not in known:
+                others = ", ".join(sorted(known - {name}))
+                raise ValueError(f"{name}: {part.of!r} is no subset; there are {others}")
+        try:
+            self.outside_in  # noqa: B018
+        except CycleError as error:
+            raise ValueError(f"{' of '.join(reversed(error.args[1]))}: a subset cannot be part of itself") from error
         for name in self.min_per_label:
             if name == "train" or name not in self.shares:
                 raise ValueError(f"min_per_label: {name!r} is no subset with a share beside train")

@@ -25,13 +25,13 @@ def audit(media: Media, split: Split, found: Assignment) -> pl.DataFrame:
     Returns:
         `key`, `asked`, `subset`, `other_subset`, `shared`, for every key that the media have and every pair of subsets;
         key `group` counts group ids, and keys `holdout` and `rare` the pictures of `subset` that belong in
-        `other_subset`.
+        `other_subset`. Of a hold-out that no picture belongs in there is a row with itself and 0.
     """
     con = media.con
     names = pl.DataFrame({"subset": split.names, "number": range(len(split.names))})
     rows = found.rows.join(names, on="subset")  # noqa: F841  read by name
     con.execute(
-        "CREATE OR REPLACE TEMP TABLE split_sides AS SELECT m.row, number::TINYINT AS number, group_id "
+        "CREATE OR REPLACE TEMP TABLE split_sides AS SELECT m.row, number::INTEGER AS number, group_id "
         f"FROM rows JOIN {media.table} m USING (media_id)"
     )
     queries = {"group": "SELECT row, group_id AS value FROM split_sides"}
@@ -39,12 +39,13 @@ def audit(media: Media, split: Split, found: Assignment) -> pl.DataFrame:
     queries |= {key: key_values(media, key) for key in keys if key != "group"}
     lines: list[tuple[str, bool, str, str, int]] = []
     for key, query in queries.items():
-        shared = _shared(media, query)
+        shared = _shared(media, query, len(split.names))
         lines += [
             (key, keys[key], split.names[one], split.names[other], shared[one, other])
             for one, other in combinations(range(len(split.names)), 2)
         ]
     lines += [(rule, False, subset, place, count) for rule, subset, place, count in found.astray.iter_rows()]
+    lines += [("holdout", False, name, name, 0) for name in found.void]
     return pl.DataFrame(lines, schema=AUDIT, orient="row")
 
 
@@ -61,16 +62,16 @@ def most_shared(media: Media, keys: Sequence[str]) -> str:
     return says
 
 
-def _shared(media: Media, query: str) -> Counter[tuple[int, int]]:
+def _shared(media: Media, query: str, subsets: int) -> Counter[tuple[int, int]]:
     """Values with media in two subsets, by the numbers of the two."""
     # a bit for each subset, as lists of names are slow to collect
     found = media.con.sql(f"""
-        SELECT subsets, count(*) FROM (
-            SELECT bit_or(1::BIGINT << number) AS subsets FROM ({query}) JOIN split_sides USING (row)
+        SELECT subsets::VARCHAR, count(*) FROM (
+            SELECT bitstring_agg(number, 0, {subsets - 1}) AS subsets FROM ({query}) JOIN split_sides USING (row)
             GROUP BY value HAVING min(number) <> max(number)
         ) GROUP BY subsets""").fetchall()
     counts: Counter[tuple[int, int]] = Counter()
-    for subsets, count in found:
-        for pair in combinations([number for number in range(subsets.bit_length()) if subsets >> number & 1], 2):
+    for bits, count in found:
+        for pair in combinations([number for number, bit in enumerate(bits) if bit == "1"], 2):
             counts[pair] += count
     return counts

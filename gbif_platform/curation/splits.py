@@ -38,12 +38,14 @@ class Assignment:
         moves: `media_id`, `label`, `group_id`, `previous_subset`, `subset`, `reason` of pictures that moved.
         astray: `rule` (holdout, rare), `subset`, `belongs_in`, `media`: pictures that stay where their group was before
             new data made them part of a hold-out or of a rare label.
+        void: the hold-outs that no picture has the terms of.
     """
 
     rows: pl.DataFrame
     report: pl.DataFrame
     moves: pl.DataFrame
     astray: pl.DataFrame
+    void: list[str]
 
 
 def assign_subsets(media: Media, split: Split, previous: pl.DataFrame | None = None) -> Assignment:
@@ -79,6 +81,7 @@ def assign_subsets(media: Media, split: Split, previous: pl.DataFrame | None = N
         _report(contents, filled, labels, split, rare),
         _moves(placed),
         _astray(placed, split, rare),
+        [name for place, name in enumerate(split.holdout) if place not in members["holdout"]],
     )
 
 
@@ -114,7 +117,7 @@ def _matches(media: Media, name: str, terms: Mapping[str, object]) -> str:
     """SQL: a medium (alias m) has all the terms of a hold-out."""
     setting = f"split.holdout.{name}"
     return " AND ".join(
-        matches_sql(media.columns, term, wanted, "m", f"{setting}.{term}")  # type: ignore[arg-type]
+        matches_sql(media.terms, term, wanted, "m", f"{setting}.{term}")  # type: ignore[arg-type]
         for term, wanted in terms.items()
     )
 
@@ -226,7 +229,8 @@ def _nested(con: duckdb.DuckDBPyConnection, groups: pl.DataFrame, split: Split) 
     The hash is salted with the outer subset's name: the smaller of two parts of one subset lies in the larger.
     """
     inside = {name: (groups["subset"] == name).to_numpy() for name in split.names}
-    for name, part in split.nested.items():
+    for name in split.outside_in:
+        part = split.nested[name]
         share = _shares(con, groups["group_id"], str(split.seed), "nested", part.of).to_numpy()
         inside[name] = inside[part.of] & (share < part.fraction)
     if not split.nested:

@@ -1,5 +1,6 @@
 """Step `balanced_samples`: which media the dataset takes, and why not the others."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ import duckdb
 import polars as pl
 
 from gbif_platform.curation import sampling, taxonomy
+from gbif_platform.curation.strata import NONE_IN_SNAPSHOT
 from gbif_platform.dataset import Dataset
 from gbif_platform.part import stated
 from gbif_platform.plots import class_distribution, funnel, sample_map, timeline
@@ -15,6 +17,8 @@ from gbif_platform.settings import fingerprint
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage.lake import Lake
 from gbif_platform.storage.tables import Outcome
+
+log = logging.getLogger(__name__)
 
 NAME = "balanced_samples"
 SHOWN = 100  # rows of a table in the report
@@ -66,6 +70,7 @@ def balanced_samples(run: Run) -> Report:
     report.written = written
     report.columns = run.columns("balanced_samples")
     _show_strata(run, report)
+    _show_doubts(run, report)
     _show_funnel(run, report)
     _show_conflicts(run, report)
     _show_places(run, report)
@@ -116,6 +121,20 @@ def _show_strata(run: Run, report: Report) -> None:
     report.checks.append(
         Check("quotas_exact", wrong.is_empty(), f"{wrong.height} strata differ from what the report says is taken")
     )
+
+
+def _show_doubts(run: Run, report: Report) -> None:
+    """Words of the dataset file that may be slips."""
+    strata = report.tables["sample_report"].filter(pl.col("reason") == NONE_IN_SNAPSHOT)
+    slips = [label for label in run.dataset.sampling.downsample if label in strata["label"]]
+    doubts = [
+        *run.dataset.filters.doubts,
+        *(f"sampling.downsample: {label!r} is no label of the snapshot" for label in slips),
+    ]
+    for doubt in doubts:
+        log.warning("%s: %s", run.dataset.name, doubt)
+    says = "; ".join(doubts) or "every word of the filters and quotas is known"
+    report.checks.append(Check("words_known", not doubts, says, only_warn=True))
 
 
 def _show_funnel(run: Run, report: Report) -> None:

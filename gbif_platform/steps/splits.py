@@ -162,11 +162,14 @@ def _describe(run: Run, report: Report) -> None:
     sizes = _sizes(run)
     report.numbers |= {f"rows_{name}": sizes.get(name, 0) for name in [*split.names, *split.nested]}
     _describe_labels(run, report)
-    _describe_audit(run, report)
+    void = _describe_audit(run, report)
     _describe_groups(run, report)
     _describe_moves(run, report)
     empty = [name for name in [*split.names, *split.nested] if not sizes.get(name)]
-    report.checks.append(Check("no_empty_subset", not empty, f"empty: {', '.join(empty) or 'none'}", only_warn=True))
+    says = f"empty: {', '.join(empty) or 'none'}"
+    if void:
+        says += f"; no picture has the terms of split.holdout.{', split.holdout.'.join(void)}"
+    report.checks.append(Check("no_empty_subset", not empty and not void, says, only_warn=True))
 
 
 def _sizes(run: Run) -> dict[str, int]:
@@ -206,8 +209,8 @@ def balance(table: pl.DataFrame) -> bytes:
     return subset_balance(table["label"].to_list(), series)
 
 
-def _describe_audit(run: Run, report: Report) -> None:
-    """What subsets share, and the largest group."""
+def _describe_audit(run: Run, report: Report) -> list[str]:
+    """What subsets share; returns the hold-outs that no picture has the terms of."""
     with run.reader() as con:
         rows = run.rows(con, "split_audit", "key, asked, subset, other_subset, shared").pl()
     report.tables["split_audit"] = rows.sort("asked", "shared", descending=True, maintain_order=True)
@@ -217,6 +220,7 @@ def _describe_audit(run: Run, report: Report) -> None:
     astray = rows.filter(pl.col("key").is_in(["holdout", "rare"]))["shared"].sum()
     says = f"{astray} pictures stay where their group was before its hold-out or rare label was known"
     report.checks.append(Check("holdouts_pure", not astray, says, only_warn=True))
+    return rows.filter(pl.col("subset") == pl.col("other_subset"))["subset"].to_list()
 
 
 def _describe_groups(run: Run, report: Report) -> None:

@@ -3,6 +3,7 @@
 import calendar
 from collections.abc import Iterator, Mapping
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gbif_platform.curation.filters import UnknownTerm, conditions, licence_counted, literal, matches_sql, term_column
 from gbif_platform.curation.spec import Filters
+from gbif_platform.curation.vocabulary import BASES_OF_RECORD, ISSUES, SLIP
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.archive import DarwinCoreArchive
 from gbif_platform.sources.darwin_core import occurrence_rows
@@ -39,6 +42,7 @@ COLUMNS = {
     "life_stage": "VARCHAR",
     "locality": "VARCHAR",
 }
+BEES = "50c9509d-22c7-4a22-a47d-8c48425ef4a7"
 MEDIA = {"license": "VARCHAR", "license_text": "VARCHAR", "occurrence_license": "VARCHAR"}
 
 
@@ -169,11 +173,11 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"life_stage": ["adult"]}, {}, ["life_stage_not_allowed"]),
     ({"exclude_life_stage": ["larva"]}, {"life_stage": "Larva"}, ["life_stage_excluded"]),
     ({"exclude_life_stage": ["larva"]}, {}, []),
-    ({"dataset_key": ["A-1"]}, {"dataset_key": "a-1"}, []),
-    ({"dataset_key": ["a-1"]}, {"dataset_key": "a-2"}, ["dataset_not_allowed"]),
-    ({"dataset_key": ["a-1"]}, {}, ["dataset_not_allowed"]),
-    ({"exclude_dataset_key": ["a-1"]}, {"dataset_key": "a-1"}, ["dataset_excluded"]),
-    ({"exclude_dataset_key": ["a-1"]}, {}, []),
+    ({"dataset_key": [BEES.upper()]}, {"dataset_key": BEES}, []),
+    ({"dataset_key": [BEES]}, {"dataset_key": "a-2"}, ["dataset_not_allowed"]),
+    ({"dataset_key": [BEES]}, {}, ["dataset_not_allowed"]),
+    ({"exclude_dataset_key": [BEES]}, {"dataset_key": BEES}, ["dataset_excluded"]),
+    ({"exclude_dataset_key": [BEES]}, {}, []),
     ({"life_stage": ["o'clock', ''"]}, {"life_stage": "o'clock', ''"}, []),
     ({"basis_of_record": [], "country": [], "life_stage": [], "dataset_key": []}, {}, []),
 ]
@@ -219,7 +223,7 @@ def test_the_value_at_fault_is_named(con: duckdb.DuckDBPyConnection) -> None:
         ({"event_date": "2010,*"}, "eventDate"),
         ({"country": ["DK"]}, "countryCode"),
         ({"life_stage": ["adult"]}, "lifeStage"),
-        ({"dataset_key": ["a-1"]}, "datasetKey"),
+        ({"dataset_key": [BEES]}, "datasetKey"),
     ],
 )
 def test_a_demand_of_a_term_that_is_not_there_is_an_error_with_both_names(filters: dict[str, Any], term: str) -> None:
@@ -238,7 +242,7 @@ def test_what_no_record_can_match_is_no_condition() -> None:
         exclude_issue=["X"],
         exclude_country=["DK"],
         exclude_life_stage=["larva"],
-        exclude_dataset_key=["a"],
+        exclude_dataset_key=[BEES],
     )
     assert [one.filter for one in conditions({"gbif_id": "VARCHAR"}, filters, [])] == ["licence_not_allowed"]
     establishment = {"establishment_means": "VARCHAR"}
@@ -255,25 +259,54 @@ def test_dates_can_come_from_the_year_alone(con: duckdb.DuckDBPyConnection) -> N
 @pytest.mark.parametrize(
     ("filters", "said"),
     [
-        ({"licences": ["CC-BY"]}, "filters.licences: 'CC-BY'"),
-        ({"licences": []}, "filters.licences: '[]'"),
-        ({"event_date": "2010,2011,2012"}, "filters.event_date: '2010,2011,2012'"),
-        ({"event_date": "2012,2010"}, "filters.event_date: '2012,2010'"),
-        ({"event_date": "last year"}, "filters.event_date: 'last year'"),
-        ({"event_date": "2010-13"}, "filters.event_date: '2010-13'"),
-        ({"event_date": "2010-02-30,*"}, "filters.event_date: '2010-02-30,*'"),
-        ({"event_date": "2010-05-01T12:00,*"}, "filters.event_date"),
-        ({"event_date": "0000"}, "filters.event_date"),
-        ({"event_date": ""}, "filters.event_date"),
-        ({"country": ["Denmark"]}, "filters.country: 'Denmark'"),
-        ({"exclude_country": ["D1"]}, "filters.exclude_country: 'D1'"),
+        ({"licences": ["CC-BY"]}, "'CC-BY' is no licence policy"),
+        ({"licences": []}, "no licence policy"),
+        ({"event_date": "2010,2011,2012"}, "'2010,2011,2012' is no date range"),
+        ({"event_date": "2012,2010"}, "it ends before it begins"),
+        ({"event_date": "last year"}, "'last year' is no date range"),
+        ({"event_date": "2010-13"}, "'2010-13' is no date range"),
+        ({"event_date": "2010-02-30,*"}, "'2010-02-30,*' is no date range"),
+        ({"event_date": "2010-05-01T12:00,*"}, "is no date range"),
+        ({"event_date": "0000"}, "is no date range"),
+        ({"event_date": ""}, "is no date range"),
+        ({"country": ["Denmark"]}, "'Denmark' is no country code of ISO 3166-1 alpha-2; did you mean DK?"),
+        ({"country": ["DK", "UKK"]}, "'UKK' is no country code"),
+        ({"exclude_country": ["UK"]}, "did you mean GB?"),
+        ({"exclude_country": ["D1"]}, "'D1' is no country code"),
+        ({"exclude_issue": ["TAXON_MATCH_FUZY"]}, "did you mean TAXON_MATCH_FUZZY?"),
+        ({"exclude_issue": ["TAXON_MATCH_HIGHER_RANK"]}, "did you mean TAXON_MATCH_HIGHERRANK?"),
+        ({"exclude_issue": ["bad coordinates"]}, "'bad coordinates' is no issue of GBIF"),
+        ({"basis_of_record": ["HUMAN_OBSERVATON"]}, "did you mean HUMAN_OBSERVATION?"),
+        ({"basis_of_record": ["humanobservation"]}, "did you mean HUMAN_OBSERVATION?"),
+        ({"dataset_key": ["a-1"]}, "'a-1' is no dataset key of GBIF"),
+        ({"exclude_dataset_key": ["nonsense"]}, "'nonsense' is no dataset key of GBIF"),
     ],
 )
-def test_a_value_that_cannot_be_is_an_error_with_the_key(filters: dict[str, Any], said: str) -> None:
-    with pytest.raises(PlatformError) as error:
-        conditions(COLUMNS, Filters(**filters), ["CC0-1.0"])
-    assert said in error.value.cause
-    assert error.value.next_step
+def test_a_value_that_cannot_be_is_told_with_the_key_before_anything_is_downloaded(
+    filters: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        Filters(**filters)
+    (mistake,) = error.value.errors()
+    assert mistake["loc"][0] in filters
+    assert said in mistake["msg"]
+
+
+def test_what_gbif_may_have_added_since_is_doubtful_and_no_mistake() -> None:
+    new = Filters(
+        exclude_issue=["TAXON_MATCH_DREAMT", "zero_coordinate"], basis_of_record=["HumanObservation", "DREAM"]
+    )
+    assert [doubt.split(" is ")[0] for doubt in new.doubts] == [
+        "filters.exclude_issue: 'TAXON_MATCH_DREAMT'",
+        "filters.basis_of_record: 'DREAM'",
+    ]
+    assert Filters(country=["XK", "dk"], exclude_country=["ZZ"]).doubts == []
+
+
+def test_no_known_word_counts_as_a_slip_of_another() -> None:
+    for known in (ISSUES, BASES_OF_RECORD):
+        for word in known:
+            assert get_close_matches(word, known - {word}, 1, SLIP) == []
 
 
 def matched(con: duckdb.DuckDBPyConnection, term: str, wanted: Any, **values: Any) -> bool:
@@ -338,6 +371,8 @@ def test_a_value_that_a_term_cannot_have_is_an_error_with_the_setting(term: str,
 def test_an_unknown_term_is_told_with_those_that_come_close() -> None:
     with pytest.raises(UnknownTerm, match=r"^split.group_by: .*lifeStages.*life_stage"):
         term_column(COLUMNS, "lifeStages", "split.group_by")
+    with pytest.raises(UnknownTerm, match="have no ''; there are"):
+        term_column(COLUMNS, "", "split.group_by")
     with pytest.raises(UnknownTerm):  # the lake's own column
         term_column(COLUMNS, "dataset", "split.group_by")
 

@@ -116,6 +116,8 @@ def test_a_key_that_the_source_does_not_have_names_the_setting() -> None:
         values("event", {"locality": "x"})
     with pytest.raises(PlatformError, match=r"split\.group_by: the occurrences have no camera; there are"):
         values("camera", {"locality": "x"})
+    with pytest.raises(PlatformError, match=r"no urlId; there are: (?!.*url_id)"):  # the platform's own column
+        values("urlId", {"locality": "x"})
 
 
 def test_the_audit_looks_at_every_key_that_there_is() -> None:

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gbif_platform.curation import duplicates, selection
 from gbif_platform.curation.allocation import QuotaTooSmall, allocate
@@ -236,6 +237,62 @@ def test_strata_are_the_product_of_the_terms_asked_for() -> None:
         ("e | a | (none)", "a", 2),
         ("e | b | (none)", "b", 2),
     ]
+
+
+def test_strata_whose_values_hold_the_separator_stay_apart() -> None:
+    media, occurrences = lake_rows(["x"] * 8)
+    occurrences = occurrences.with_columns(
+        locality=pl.Series(["a | b", "a"] * 4), recorded_by=pl.Series(["c", "b | c"] * 4)
+    )
+    streams = Sampling(policy="balanced", per_stratum=3, split_streams_by=["locality", "recordedBy"])
+    asked = {"locality": ["a | b"], "recordedBy": ["c", "d | e"]}
+    outcome = draw(media, occurrences, streams, asked=asked)
+    assert dict(outcome.rows["balanced_samples"].group_by("stratum").len().iter_rows()) == {
+        r"a \| b | c": 3,
+        r"a | b \| c": 3,
+    }
+    vain = outcome.rows["sample_report"].filter(pl.col("reason") == "none in the snapshot")
+    assert vain["stratum"].to_list() == [r"a \| b | d \| e"]
+
+
+def test_a_label_to_downsample_that_is_not_there_is_a_row_of_the_report() -> None:
+    media, occurrences = lake_rows(["blank"] * 10 + ["a"] * 4)
+    kept = Sampling(policy="balanced", per_label=9, downsample={"blank": 0.5, "blnk": 0.1, "vain": 0.1})
+    report = report_of(draw(media, occurrences, kept, asked={"species": ["vain"]}))
+    assert report["blank"][3] == 5
+    assert report["blnk"] == ("blnk", 0, 9, 0, "none in the snapshot")
+    assert set(report) == {"blank", "a", "blnk", "vain"}
+    streams = kept.model_copy(update={"split_streams_by": ["datasetKey"]})
+    rows = draw(media, occurrences, streams).rows["sample_report"].filter(pl.col("reason") == "none in the snapshot")
+    assert rows.select("stratum", "label").rows() == [("(any)", "blnk"), ("(any)", "vain")]
+
+
+@pytest.mark.parametrize(
+    "quota", ["total", "per_label", "per_stratum", "min_per_label", "min_per_stratum", "media_per_occurrence"]
+)
+def test_no_quota_is_too_large_to_count_with(quota: str) -> None:
+    with pytest.raises(ValidationError, match="less than or equal"):
+        Sampling.model_validate({"policy": "balanced", quota: 10**12 + 1})
+    if quota.startswith("min"):
+        with pytest.raises(NothingToSample):
+            sample(["a"] * 3, **{quota: 10**12})
+    else:
+        assert taken(sample(["a"] * 3, **{quota: 10**12})) == {"a": 3}
+
+
+def test_what_rules_most_out_is_what_to_loosen() -> None:
+    media, occurrences = lake_rows(["a"] * 3)
+    for filters, said in (
+        (Filters(basis_of_record=["OCCURRENCE"]), "basis_of_record_not_allowed"),
+        (Filters(licences=["CC0-1.0"]), "filters.licences: any"),
+    ):
+        with pytest.raises(NothingToSample) as error:
+            draw(media, occurrences, Sampling(policy="balanced"), filters)
+        assert said in error.value.next_step
+
+
+def test_a_floor_above_the_quota_chooses_labels_and_the_quota_holds() -> None:
+    assert taken(sample(["a"] * 9 + ["b"] * 4, per_label=3, min_per_label=5)) == {"a": 3}
 
 
 def test_what_was_asked_for_and_is_not_there_is_a_row_of_the_report() -> None:

@@ -258,13 +258,45 @@ def test_a_leak_is_found_and_what_is_not_asked_for_is_counted() -> None:
     media = media_of([Row(1, 1, 1), Row(1, 2, 2), Row(3, 2, 3)])
     rows = pl.DataFrame({"media_id": ["m00000", "m00001", "m00002"], "subset": ["train", "test", "validation"],
                          "group_id": ["a", "b", "c"], "nested": [[]] * 3})  # fmt: skip
-    found = Assignment(rows, pl.DataFrame(), pl.DataFrame(), pl.DataFrame())
+    found = Assignment(rows, pl.DataFrame(), pl.DataFrame(), pl.DataFrame(), [])
     shared = {tuple(row[:4]): row[4] for row in audit(media, split_of(group_by=["occurrence"]), found).iter_rows()}
     assert shared["occurrence", True, "train", "test"] == 1
     assert shared["occurrence", True, "train", "validation"] == 0
     assert shared["url", False, "validation", "test"] == 1
     assert shared["datasetKey", False, "train", "validation"] == 1
     assert sum(count for key, count in shared.items() if key[0] in ("duplicate", "group", "pixels")) == 0
+
+
+def test_the_audit_counts_pairs_of_any_number_of_subsets() -> None:
+    names = [f"s{number}" for number in range(70)]
+    split = split_of(subsets={"train": 1 - 70e-4} | dict.fromkeys(names, 1e-4), group_by=["occurrence"])
+    media = media_of([Row(1, 1), Row(1, 2), Row(3, 1), Row(4, 4)])
+    rows = pl.DataFrame({"media_id": ["m00000", "m00001", "m00002", "m00003"], "subset": ["s0", "s69", "s40", "train"],
+                         "group_id": list("abcd"), "nested": [[]] * 4})  # fmt: skip
+    found = Assignment(rows, pl.DataFrame(), pl.DataFrame(), pl.DataFrame(), [])
+    shared = audit(media, split, found).filter(pl.col("key").is_in(["occurrence", "url"]), pl.col("shared") > 0)
+    assert shared.select("key", "subset", "other_subset", "shared").rows() == [
+        ("occurrence", "s0", "s69", 1),
+        ("url", "s0", "s40", 1),
+    ]
+
+
+def test_a_nested_subset_may_stand_before_the_one_that_it_is_part_of() -> None:
+    rows = [Row(n, n) for n in range(200)]
+    small, tiny = {"small": {"of": "train", "fraction": 0.5}}, {"tiny": {"of": "small", "fraction": 0.5}}
+    before, after = (assign(rows, split_of(subsets=THREE | one | two)) for one, two in ((tiny, small), (small, tiny)))
+    sets = [[set(nested) for nested in found.rows["nested"]] for found in (before, after)]
+    assert sets[0] == sets[1]
+    assert {"tiny", "small"} in sets[0]
+
+
+def test_a_hold_out_that_no_picture_is_in_is_told() -> None:
+    rows = [Row(n, n, year=2020 + n % 2) for n in range(20)]
+    split = split_of(holdout={"test": {"year": [2020]}, "again": {"year": [2020]}, "abroad": {"dataset_key": "d,e"}})
+    found = assign(rows, split)
+    assert found.void == ["again", "abroad"]
+    held = audit(media_of(rows), split, found).filter(pl.col("key") == "holdout")
+    assert held.rows() == [("holdout", False, name, name, 0) for name in ("again", "abroad")]
 
 
 def test_what_a_large_group_shares_is_named() -> None:

@@ -184,6 +184,14 @@ def test_hold_outs_are_by_terms_of_the_occurrence(world: World) -> None:
     assert checks["holdouts_pure"]
 
 
+def test_a_hold_out_that_no_picture_is_in_is_warned_of(world: World) -> None:
+    report = world.split(FIRST, min_per_label={}, holdout={"test": {"country": "SE,NO"}})
+    checks = {check.name: check for check in report.checks}
+    assert (checks["no_empty_subset"].passed, checks["no_empty_subset"].only_warn) == (False, True)
+    assert checks["no_empty_subset"].description == "empty: none; no picture has the terms of split.holdout.test"
+    assert checks["holdouts_pure"].passed
+
+
 def test_a_group_that_is_most_of_the_dataset_is_remarked_upon(world: World) -> None:
     report = world.split(FIRST, group_by=["basisOfRecord"], min_per_label={})
     check = next(check for check in report.checks if check.name == "groups_small")
