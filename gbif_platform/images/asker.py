@@ -5,8 +5,8 @@ is there and its decoding follows, or a `Hanging` where the first byte keeps us 
 """
 
 import asyncio
-import logging
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +19,6 @@ from yarl import URL
 
 from gbif_platform.images.request import Body, FetchOptions, Redirect, Trouble, open_session, request
 from gbif_platform.images.transform import ImageRefused, Picture, Transform, transform_image
-
-logger = logging.getLogger(__name__)
 
 # A first byte that takes longer is waited for without holding up others.
 HANGING_SECONDS = 3.0
@@ -64,6 +62,7 @@ class Answer(NamedTuple):
         sha256: of the picture's data.
         original: the body, where the transform keeps originals.
         etag, last_modified: of the body.
+        trace: of an error that is a fault of ours.
     """
 
     number: int
@@ -79,6 +78,7 @@ class Answer(NamedTuple):
     original: bytes | None = None
     etag: str | None = None
     last_modified: str | None = None
+    trace: str = ""
 
 
 Message = Released | Hanging | Answer
@@ -166,7 +166,7 @@ class Asker:
         except Trouble as trouble:
             self._outbox.post(Answer(ask.number, trouble.reason, trouble.detail, trouble.status, trouble.pause))
         except Exception as error:
-            self._outbox.post(_fault(ask.number, ask.url, error))
+            self._outbox.post(_fault(ask.number, error))
         else:
             if isinstance(answer, Body):
                 self._outbox.post(Released(ask.number))
@@ -183,7 +183,7 @@ class Asker:
         try:
             answer = made_of(ask.number, body, self._transform, self._options.max_pixels)
         except Exception as error:
-            answer = _fault(ask.number, ask.url, error)
+            answer = _fault(ask.number, error)
         self._outbox.post(answer)
 
 
@@ -202,7 +202,9 @@ def made_of(number: int, body: Body, transform: Transform, max_pixels: int) -> A
     return answer._replace(picture=picture, sha256=sha256(picture.data).hexdigest(), original=original)
 
 
-def _fault(number: int, url: str, error: Exception) -> Answer:
-    # A fault of ours must not end a run of millions: it is counted like every other and logged with its trace.
-    logger.error("unexpected error at %s", url, exc_info=error)
-    return Answer(number, "internal_error", f"{type(error).__name__}: {error}")
+def _fault(number: int, error: Exception) -> Answer:
+    # A fault of ours must not end a run of millions: it is counted like every other. Its trace is logged by the run's
+    # own process: what a worker logs is heard by nobody.
+    return Answer(
+        number, "internal_error", f"{type(error).__name__}: {error}", trace="".join(traceback.format_exception(error))
+    )

@@ -1,10 +1,13 @@
 """Where a picture may be had: at a size that its host offers, at its URL, and last in GBIF's own cache."""
 
+import logging
 from typing import NamedTuple
 
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.renditions import cache_url, renditions
 from gbif_platform.images.transform import Picture, Transform
+
+logger = logging.getLogger(__name__)
 
 GBIF_CACHE = "gbif_cache"
 
@@ -29,8 +32,15 @@ def candidates(wanted: Wanted, transform: Transform) -> list[Candidate]:
     """
     if wanted.etag or wanted.last_modified:
         return [Candidate(wanted.rendition_url or wanted.url, wanted.rendition)]
-    offered = [Candidate(url, name, longest) for name, url, longest in renditions(wanted.url, transform)]
-    return [*offered, Candidate(wanted.url)]
+    return [*_offered(wanted.url, transform), Candidate(wanted.url)]
+
+
+def _offered(url: str, transform: Transform) -> list[Candidate]:
+    try:
+        return [Candidate(there, name, longest) for name, there, longest in renditions(url, transform)]
+    except Exception:  # a URL that no rule foresaw must not end a run
+        logger.exception("no rendition can be told of %s", url[:300])
+        return []
 
 
 def cached(wanted: Wanted, base: str | None) -> Candidate | None:

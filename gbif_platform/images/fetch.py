@@ -187,15 +187,8 @@ class _Run:
         try:
             for message in messages:
                 job = self._asked.get(message.number)
-                if job is None:  # a straggler, after all
-                    continue
-                if isinstance(message, Answer):
-                    del self._asked[message.number]
+                if job is not None:  # else a straggler, after all
                     self._settle(job, message)
-                elif isinstance(message, Released):
-                    self._released(job)
-                elif job.stage == "asked":
-                    self._hangs(job)
         except Exception as error:  # a fault of ours that would leave pictures without a result
             self.fail(error)
         self._hand_out()
@@ -208,10 +201,8 @@ class _Run:
         patience, now = max(STRAGGLER_SECONDS, 2 * self._slowest), self._loop.time()
         for number, job in list(self._asked.items()):
             if now - job.sent_at >= patience:
-                del self._asked[number]
-                self._settle(
-                    job, Answer(number, "timeout", f"no byte in {now - job.sent_at:.0f} s: left to a later run")
-                )
+                detail = f"no byte in {now - job.sent_at:.0f} s: left to a later run"
+                self._settle(job, Answer(number, "timeout", detail))
         if self._asked:
             first = min(job.sent_at for job in self._asked.values())
             self._loop.call_at(first + patience, self._leave_stragglers)
@@ -287,29 +278,43 @@ class _Run:
         job.hanging = False
         self._schedule.release(job)
 
-    def _settle(self, job: Job, answer: Answer) -> None:
-        """What comes of one request."""
+    def _settle(self, job: Job, message: Message) -> None:
+        """What comes of one request, or of a part of it. A fault of ours costs its picture, and no other."""
+        try:
+            if isinstance(message, Answer):
+                self._answered(job, message)
+            elif isinstance(message, Released):
+                self._released(job)
+            elif job.stage == "asked":
+                self._hangs(job)
+        except Exception as error:
+            logger.exception("unexpected error at %s", job.wanted.url)
+            self._asked.pop(message.number, None)
+            if job is self._suspect:
+                self._suspect = None
+            if job.stage in ("asked", "aside"):
+                self._release(job)
+            self._finish(job, _lost(job, Trouble("internal_error", f"{type(error).__name__}: {error}")))
+
+    def _answered(self, job: Job, answer: Answer) -> None:
+        del self._asked[answer.number]
+        if answer.trace:
+            logger.error("unexpected error at %s\n%s", job.target, answer.trace)
         if job is self._suspect:
             self._suspect = None
         answered_others = job.host.answers_since(job.sent_at)
         if job.stage != "released":
             self._learn(job, answer.reason, answer.detail, answer.pause)
             self._release(job)
-        try:
-            if answer.picture is not None:
-                self._keep(job, answer, answer.picture)
-            elif answer.target:
-                self._follow(job, answer.target)
-            elif answer.reason:
-                trouble = Trouble(answer.reason, answer.detail, answer.status, answer.pause)
-                self._after_trouble(
-                    job, trouble, answer, may_try_again=answer.reason != "timeout" or not answered_others
-                )
-            else:
-                self._finish(job, _result(job, "unchanged", http_status=answer.status))
-        except Exception as error:
-            logger.exception("unexpected error at %s", job.wanted.url)
-            self._finish(job, _lost(job, Trouble("internal_error", f"{type(error).__name__}: {error}")))
+        if answer.picture is not None:
+            self._keep(job, answer, answer.picture)
+        elif answer.target:
+            self._follow(job, answer.target)
+        elif answer.reason:
+            trouble = Trouble(answer.reason, answer.detail, answer.status, answer.pause)
+            self._after_trouble(job, trouble, answer, may_try_again=answer.reason != "timeout" or not answered_others)
+        else:
+            self._finish(job, _result(job, "unchanged", http_status=answer.status))
 
     def _learn(self, job: Job, reason: str, detail: str = "", pause: float | None = None) -> None:
         learn(

@@ -3,6 +3,7 @@
 Everything that is not ordinary is left to Pillow, which says what a picture is; both have the same decoder underneath.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 DIVISORS = (8, 4, 2)
 
 BASELINE, PROGRESSIVE = 0xC0, 0xC2
-START_OF_SCAN = 0xDA
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+# What ends the data of a scan: no stuffed byte, no restart, nothing that stands alone.
+MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+# Hostile files have millions; beyond, whatever looks like a scan counts.
+MOST_SEGMENTS = 1000
 APP1, APP2 = 0xE1, 0xE2
 # Huffman and quantisation tables, restart interval, application segments, comment.
 PASSED_OVER = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}
@@ -140,9 +145,30 @@ def decode(data: bytes, header: Header, divided_by: int) -> "NDArray[np.uint8] |
     return pixels[..., 0] if header.channels == 1 else pixels
 
 
-def count_scans(data: bytes) -> int:
+def has_more_scans(data: bytes, most: int) -> bool:
+    """Whether the picture that the bytes begin with has more than `most` scans.
+
+    What else they hold, a preview, further pictures or a film, may look like scans: few of all files are walked for it.
+    """
+    return _alike(data, 0) > most and _walk(data, most) > most
+
+
+def _alike(data: bytes, start: int) -> int:
     """How often a start of scan stands in the bytes, rightly or not."""
     import numpy as np
 
-    values = np.frombuffer(data, np.uint8)
+    values = np.frombuffer(data, np.uint8, offset=start) if start < len(data) else np.empty(0, np.uint8)
     return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == START_OF_SCAN)))
+
+
+def _walk(data: bytes, most: int) -> int:
+    scans, at = 0, 2
+    for _ in range(MOST_SEGMENTS):
+        found = MARK.search(data, at)
+        if found is None or found[0][1] == END_OF_IMAGE:
+            return scans
+        scans += found[0][1] == START_OF_SCAN
+        if scans > most:
+            return scans
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
+    return scans + _alike(data, at)

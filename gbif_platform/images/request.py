@@ -27,6 +27,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 REDIRECTS = {301, 302, 303, 307, 308}
 # RFC 9110: what says when to come back.
 RETRY_AFTER_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+# A host that asks for longer names no time that means anything.
+LONGEST_PAUSE = 365 * 24 * 3600.0
 
 
 class FetchOptions(BaseModel):
@@ -37,7 +39,7 @@ class FetchOptions(BaseModel):
         per_host: requests in flight to one host, at most; a few at first, more while it answers well.
         processes: 1 = ask and decode in this process; more = in so many others, each with an event loop of its own.
         connect_timeout: for the name look-up, TCP and TLS together.
-        stall_timeout: longest wait for the next byte, the first included.
+        stall_timeout: longest wait for the next byte, the first included; None = half of the deadline, at least 15.
         deadline: for one request as a whole.
         retries: further tries within a run; time-outs get one at most.
         backoff: longest wait before the second try, drawn at random below it; doubles with each further one.
@@ -56,7 +58,7 @@ class FetchOptions(BaseModel):
     per_host: int = Field(default=16, ge=1)
     processes: int = Field(default=1, ge=1)
     connect_timeout: float = Field(default=10, gt=0)
-    stall_timeout: float = Field(default=15, gt=0)
+    stall_timeout: float | None = Field(default=None, gt=0)
     deadline: float = Field(default=30, gt=0)
     retries: int = Field(default=3, ge=0)
     backoff: float = Field(default=1.0, ge=0)
@@ -70,6 +72,11 @@ class FetchOptions(BaseModel):
     robots: frozenset[str] = frozenset()
     gbif_cache: str | None = None
     allow_private: bool = False
+
+    @property
+    def patience(self) -> float:
+        """The `stall_timeout` in force."""
+        return max(15.0, self.deadline / 2) if self.stall_timeout is None else self.stall_timeout
 
     @property
     def headers(self) -> dict[str, str]:
@@ -122,7 +129,7 @@ def open_session(options: FetchOptions) -> aiohttp.ClientSession:
         # Decompression is done here, under the byte limit.
         auto_decompress=False,
         read_bufsize=READ_AHEAD,
-        timeout=aiohttp.ClientTimeout(total=None, connect=options.connect_timeout, sock_read=options.stall_timeout),
+        timeout=aiohttp.ClientTimeout(total=None, connect=options.connect_timeout, sock_read=options.patience),
     )
 
 
@@ -161,9 +168,17 @@ async def request(
                 if not response.content.is_eof():
                     response.close()
     except TimeoutError as error:  # aiohttp's own time-outs are subclasses
-        raise Trouble("timeout", str(error) or f"not complete after {options.deadline:g} s") from error
+        raise Trouble("timeout", _limit_met(error, options)) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise Trouble(_reason_of(error), f"{type(error).__name__}: {error}") from error
+
+
+def _limit_met(error: TimeoutError, options: FetchOptions) -> str:
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return f"no byte for {options.patience:g} s"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection within {options.connect_timeout:g} s"
+    return str(error) or f"not complete after {options.deadline:g} s"
 
 
 async def _answer(response: aiohttp.ClientResponse, options: FetchOptions) -> Body | Redirect:
@@ -204,18 +219,21 @@ def _redirect_target(response: aiohttp.ClientResponse) -> URL:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds to wait, from either form of Retry-After (RFC 9110, 10.2.3); None where there is none to be read."""
+    """Seconds to wait, from either form of Retry-After (RFC 9110, 10.2.3), at most LONGEST_PAUSE.
+
+    None where there is none to be read.
+    """
     if not header:
         return None
-    if re.fullmatch(r"\s*\d{1,9}\s*", header):
-        return float(header)
+    if re.fullmatch(r"\s*\d+\s*", header):
+        return min(float(header), LONGEST_PAUSE)
     try:
         when = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), LONGEST_PAUSE)
 
 
 class _Decoder:

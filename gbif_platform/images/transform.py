@@ -293,8 +293,8 @@ def _check_sides(width: int, height: int, limits: Limits) -> None:
 
 
 def _check_scans(data: bytes) -> None:
-    if (scans := jpeg.count_scans(data)) > MAX_SCANS:
-        raise ImageRefused("too_many_scans", f"{scans} scans")
+    if jpeg.has_more_scans(data, MAX_SCANS):
+        raise ImageRefused("too_many_scans", f"more than {MAX_SCANS} scans")
 
 
 def _scaled_size(width: int, height: int, transform: Transform, limits: Limits) -> tuple[int, int] | None:

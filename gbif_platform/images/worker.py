@@ -6,6 +6,7 @@ behind when the process it works for is killed.
 """
 
 import asyncio
+import logging
 import os
 import pickle
 import signal
@@ -72,6 +73,8 @@ def main() -> None:
     """Serve standard input and output, and keep everybody else away from them."""
     # numba would load a good part of scipy, a third of this process's start, for products of matrices: none are here.
     sys.modules["scipy"] = None  # type: ignore[assignment]
+    # Standard error is kept for what ends a process; Pillow's remarks on single pictures would drive it out.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that we work for
     incoming, outgoing = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

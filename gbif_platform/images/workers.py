@@ -1,6 +1,7 @@
 """Worker processes: requests are spread over them, and one that dies is replaced."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -11,13 +12,16 @@ from gbif_platform.images.request import FetchOptions
 from gbif_platform.images.transform import Transform
 from gbif_platform.images.worker import STREAM_BUFFER, frame, read_frame
 
+logger = logging.getLogger(__name__)
+
 # -P: a file of the user's that is named like a library's is not taken for it.
 COMMAND = (sys.executable, "-P", "-m", "gbif_platform.images.worker")
 STARTS_IN_VAIN = 3
-NEXT_STEP = "see the messages above this one; with fetch_processes = 1 none are needed"
 EXIT_SECONDS = 5
 # Far more than any picture takes.
 DECODING_SECONDS = 120.0
+# Of what a process writes to its standard error, its end.
+LAST_WORDS = 4096
 
 
 class WorkersFailed(PlatformError):
@@ -31,11 +35,13 @@ class _Worker:
         unsent: not yet given to a process.
         asked: given to it and not yet answered.
         has_started, ready: whether its last process has been at work, and whether it is now.
+        last_words: the end of what its last process writes to its standard error.
         heard_at: when it last sent anything, or was given something to do while it had nothing.
     """
 
     def __init__(self) -> None:
         self.process: asyncio.subprocess.Process | None = None
+        self.last_words: asyncio.Task[str] | None = None
         self.unsent: list[Ask] = []
         self.asked: dict[int, Ask] = {}
         self.has_started = False
@@ -107,24 +113,37 @@ class Workers:
         in_vain = 0
         while True:
             try:
-                how = await self._serve_once(worker)
+                how, last_words = await self._serve_once(worker)
             except Exception as error:
                 self._fail(error)
                 return
             in_vain = 0 if worker.has_started else in_vain + 1
             if in_vain == STARTS_IN_VAIN:
-                self._fail(WorkersFailed(f"a process for fetching cannot be started: {how}", NEXT_STEP))
+                self._fail(_cannot_start(how, last_words))
                 return
+            if worker.has_started:
+                logger.warning("%s; it wrote last:\n%s", how, last_words or "(nothing)")
             lost, worker.asked = worker.asked, {}
             if lost:
                 self._deliver([Answer(number, "worker_lost", how) for number in lost])
 
-    async def _serve_once(self, worker: _Worker) -> str:
-        """Start a process and hear it out; returns how it ended."""
+    async def _serve_once(self, worker: _Worker) -> tuple[str, str]:
+        """Start a process and hear it out; returns how it ended, and what it wrote last to its standard error."""
+        pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            *COMMAND, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=STREAM_BUFFER
+            *COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, limit=STREAM_BUFFER
         )  # fmt: skip
         worker.process, worker.has_started = process, False
+        assert process.stderr is not None
+        # Never cancelled: a process whose pipes are not read to their end counts as running.
+        worker.last_words = self._loop.create_task(_last_words(process.stderr))
+        await self._hear(worker, process)
+        code = await process.wait()
+        end = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+        return f"a fetching process {end}", await worker.last_words
+
+    async def _hear(self, worker: _Worker, process: asyncio.subprocess.Process) -> None:
+        """Give a process its work and deliver what it answers, to its end."""
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(self._setup)
@@ -144,10 +163,6 @@ class Workers:
         finally:
             worker.ready = False
             watch.cancel()
-        code = await process.wait()
-        return (
-            f"a fetching process was ended by signal {-code}" if code < 0 else f"a fetching process ended with {code}"
-        )
 
     async def _watch(self, worker: _Worker, process: asyncio.subprocess.Process) -> None:
         """End a process that says nothing although every request in it is long over: a decoder that never ends."""
@@ -156,6 +171,25 @@ class Workers:
             if worker.asked and self._loop.time() - worker.heard_at > self._patience:
                 process.kill()
                 return
+
+
+async def _last_words(stream: asyncio.StreamReader) -> str:
+    """Read to the end, so that nobody waits for room in the pipe, and keep the last of it.
+
+    Libraries in C complain there of every other picture, without its URL: what is wrong with one is in its result.
+    """
+    kept = b""
+    while chunk := await stream.read(STREAM_BUFFER):
+        kept = (kept + chunk)[-LAST_WORDS:]
+    return kept.decode("utf-8", "replace").strip()
+
+
+def _cannot_start(how: str, last_words: str) -> WorkersFailed:
+    why = f": {last_words.splitlines()[-1]}" if last_words else ""
+    heard = f"; it wrote last:\n{last_words}" if last_words else ""
+    return WorkersFailed(
+        f"a process for fetching cannot be started: {how}{why}", f"with fetch_processes = 1 none are needed{heard}"
+    )
 
 
 async def _end_of(process: asyncio.subprocess.Process) -> None:

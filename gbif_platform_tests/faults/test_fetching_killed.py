@@ -103,7 +103,9 @@ def test_a_killed_worker_process_is_replaced(host: FaultyHost, undisturbed: Fetc
         while len(host.seen) < before + requests:
             assert process.is_alive()
             time.sleep(0.001)
-        psutil.Process(process.pid).children()[0].kill()
+        victim = psutil.Process(process.pid).children()[0]
+        victim.kill()
+        victim.wait(timeout=30)  # the run has noticed: the next one is another
     process.join()
     fetching()  # a picture that two workers died over waits for the next run
     assert_frame_equal(fetching.ledger(), undisturbed.ledger())

@@ -181,6 +181,14 @@ async def closed_for_hours(reply: Reply) -> None:
     reply.send(429, Retry_After="7200")
 
 
+async def closed_for_ever(reply: Reply) -> None:
+    reply.send(429, Retry_After="Fri, 31 Dec 9999 23:59:59 -1200")
+
+
+async def busy_nonsense(reply: Reply) -> None:
+    reply.send(429, Retry_After="Fri, 31 Dec 2027 23:59:59 +99999999999999999999")
+
+
 async def drip(reply: Reply) -> None:
     reply.send(200, length=100_000)
     while True:
@@ -340,8 +348,9 @@ async def cached(reply: Reply) -> None:
 BEHAVIOURS: dict[str, Callable[[Reply], Awaitable[None]]] = {
     behaviour.__name__: behaviour
     for behaviour in (
-        good, status, flaky, busy_seconds, busy_date, closed_for_hours, drip, drip_headers, silent, stall, reset,
-        hang_up, cut, cut_chunks, half, garbage, endless, announced, zipped, zip_bomb, zip_cut, zip_wrong, brotli, loop,
-        hops, to, nowhere, page, empty, noise, longer, robots, reserved, versioned, sized, cached,
+        good, status, flaky, busy_seconds, busy_date, busy_nonsense, closed_for_hours, closed_for_ever, drip,
+        drip_headers, silent, stall, reset, hang_up, cut, cut_chunks, half, garbage, endless, announced, zipped,
+        zip_bomb, zip_cut, zip_wrong, brotli, loop, hops, to, nowhere, page, empty, noise, longer, robots, reserved,
+        versioned, sized, cached,
     )
 }  # fmt: skip

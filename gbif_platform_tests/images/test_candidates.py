@@ -148,6 +148,12 @@ def test_no_rendition_where_every_pixel_is_wanted() -> None:
     assert candidates.candidates(Wanted("1", url), Transform(resize="no")) == [candidates.Candidate(url)]
 
 
+def test_where_a_rule_fails_at_a_url_the_url_itself_is_asked(host: FaultyHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "renditions", lambda url, transform: [1 / 0])
+    url = host.url("good/1")
+    assert fetch_all([url])[url].status == "ok"
+
+
 def test_a_stored_rendition_is_asked_for_changes_where_it_came_from(
     host: FaultyHost, offered: dict[str, int | None]
 ) -> None:

@@ -161,10 +161,48 @@ def test_decoding_is_scaled_by_powers_of_two_and_twice_the_target_remains(
     assert decoded.shape == (-(-300 // divided_by), -(-400 // divided_by), 3)
 
 
+def scans(data: bytes) -> int:
+    return next(most for most in range(1000) if not jpeg.has_more_scans(data, most))
+
+
 def test_every_scan_is_counted() -> None:
-    assert jpeg.count_scans(ORDINARY["baseline"]) == 1
-    assert jpeg.count_scans(ORDINARY["progressive"]) == ORDINARY["progressive"].count(b"\xff\xda") > 4
-    assert jpeg.count_scans(b"\xff") == jpeg.count_scans(b"") == 0
+    assert scans(ORDINARY["baseline"]) == 1
+    assert scans(ORDINARY["progressive"]) == ORDINARY["progressive"].count(b"\xff\xda") > 4
+    assert scans(ORDINARY["restart intervals"]) == 1
+    assert scans(b"\xff") == scans(b"") == 0
+
+
+SCAN = b"\xff\xda"
+COMMENT = b"\xff\xfe" + struct.pack(">H", 602) + SCAN * 300
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ORDINARY["progressive"] + SCAN * 300,
+        ORDINARY["progressive"][:2] + COMMENT + ORDINARY["progressive"][2:],
+        ORDINARY["progressive"][:-2] + COMMENT + b"\xff\xff\xd9" + SCAN * 300,
+    ],
+    ids=["a film after it", "a preview in it", "both, between and after scans"],
+)
+def test_what_a_file_holds_besides_its_picture_are_no_scans_of_it(data: bytes) -> None:
+    assert scans(data) == scans(ORDINARY["progressive"])
+    assert transform_image(data, Transform(64)).source_width == 408
+
+
+def test_scans_behind_more_segments_than_any_file_has_are_counted_all_the_same() -> None:
+    start, rest = ORDINARY["progressive"][:2], ORDINARY["progressive"][2:]
+    hidden = start + b"\xff\xfe\0\2" * 100_000 + rest
+    assert scans(hidden) == scans(ORDINARY["progressive"])
+    assert jpeg.has_more_scans(hidden + SCAN * 300, 100)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([*ORDINARY.values(), *ODD.values()]), st.binary(max_size=20), st.integers(0, 60))
+def test_no_scans_are_too_hostile(data: bytes, noise: bytes, at: int) -> None:
+    start = len(data) * at // 60
+    damaged = data[:start] + noise + data[start:]
+    assert 0 <= scans(damaged) <= damaged.count(SCAN)
 
 
 @settings(max_examples=500, deadline=None)

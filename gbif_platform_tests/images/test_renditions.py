@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbif_platform.images.addresses import web_url
-from gbif_platform.images.renditions import cache_url, load_rules, renditions
+from gbif_platform.images.renditions import Rule, cache_url, load_rules, renditions
 from gbif_platform.images.transform import Transform
 
 INATURALIST = "https://inaturalist-open-data.s3.amazonaws.com/photos/31610070"
@@ -163,6 +163,20 @@ def test_never_the_original_never_larger_and_settled_after_one_step(url: str, si
     assert offered == [] or renditions(offered[0].url, transform) == []
     for rendition in offered:
         assert str(web_url(rendition.url)) == rendition.url  # it is sent as it stands: commas stay commas
+
+
+@given(st.data(), st.sampled_from(load_rules()))
+def test_no_url_is_too_hostile(data: st.DataObject, rule: Rule) -> None:
+    url = data.draw(st.from_regex(rule.pattern, fullmatch=True) | st.text())
+    for rendition in renditions(url, Transform(size=64)):
+        assert rendition.url != url
+
+
+@pytest.mark.parametrize(
+    "url", [f"{IDS}?max={{}}&id=FS-7766_25", f"{ARK}/{{}}", IIIF.format("{},"), f"{COMMONS}/a/ab/R.jpg/{{}}px-R.jpg"]
+)
+def test_a_size_that_no_picture_has_is_no_size(url: str) -> None:
+    assert renditions(url.format("9" * 5000), Transform(size=64)) == []
 
 
 def test_every_rule_is_exercised() -> None:

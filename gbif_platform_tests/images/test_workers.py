@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, aclosing
 from hashlib import sha256
+from io import BytesIO
 
 import psutil
 import pytest
+from PIL import Image
 
 from gbif_platform.images import workers
 from gbif_platform.images.fetch import fetch
+from gbif_platform.images.transform import ImageRefused, transform_image
 from gbif_platform.images.workers import WorkersFailed
 from gbif_platform_tests.images import faulty_host
 from gbif_platform_tests.images.faulty_host import FaultyHost, Reply, picture
@@ -158,7 +161,70 @@ asyncio.run(main())
     assert left == []
 
 
-def test_where_no_process_can_be_started_the_user_is_told(host: FaultyHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
-    with pytest.raises(WorkersFailed, match="ended with 3"):
+def test_where_no_process_can_be_started_the_user_is_told(
+    host: FaultyHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", "import no_such_module"))
+    with pytest.raises(
+        WorkersFailed, match="ended with 1: ModuleNotFoundError: No module named 'no_such_module'"
+    ) as no:
         fetch_all([host.url("good/1")], TWO)
+    assert "Traceback" in no.value.next_step
+    assert capfd.readouterr().err == ""
+
+
+def bad_tiff() -> bytes:
+    """libtiff writes a line about it."""
+    buffer = BytesIO()
+    Image.effect_noise((64, 64), 50).save(buffer, "TIFF", compression="tiff_lzw")
+    data = buffer.getvalue()
+    return data[:8] + b"\xff" * 1000 + data[1008:]
+
+
+def test_what_libraries_say_of_single_pictures_is_not_told(
+    host: FaultyHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ImageRefused):
+        transform_image(bad_tiff(), TRANSFORM)
+    assert "code not yet in table" in capfd.readouterr().err, "else this tests nothing"
+
+    async def behaviour(reply: Reply) -> None:
+        reply.send(200, bad_tiff())
+
+    monkeypatch.setitem(faulty_host.BEHAVIOURS, "tiff", behaviour)
+    assert fetch_all([host.url("tiff")], TWO)[host.url("tiff")].reason == "corrupt_image"
+    assert capfd.readouterr().err == ""
+
+
+TALKATIVE = """
+import os
+from gbif_platform.images.worker import main
+os.write(2, b"x" * 10_000_000 + b"\\nfree(): invalid pointer\\n")
+main()
+"""
+
+
+def test_a_worker_may_say_what_it_likes_and_is_heard_when_it_dies(
+    host: FaultyHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", TALKATIVE, "gbif_platform.images.worker"))
+    urls = [host.url(f"good/{n}") for n in range(20)]
+    assert {result.status for result in fetch_all(urls, TWO).values()} == {"ok"}
+    assert caplog.text == ""
+    poison = when_asked(host, monkeypatch, kill_who_asks)
+    assert fetch_all([poison], TWO)[poison].reason == "worker_lost"
+    assert "ended by signal 9; it wrote last:" in caplog.text
+    assert "free(): invalid pointer" in caplog.text
+    assert len(caplog.text) < 4 * workers.LAST_WORDS
+
+
+def test_a_fault_of_ours_in_a_worker_is_told_with_its_trace(
+    host: FaultyHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "from gbif_platform.images import asker, worker; asker.transform_image = lambda *_, **__: 1 / 0; worker.main()"
+    )
+    monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", code))
+    assert fetch_all([host.url("good/1")], TWO)[host.url("good/1")].reason == "internal_error"
+    assert host.url("good/1") in caplog.text
+    assert "Traceback" in caplog.text
