@@ -33,11 +33,11 @@ def retry_after_s(value: str | None) -> float | None:
     """Seconds of a Retry-After header: a number, or a date (RFC 9110, section 10.2.3)."""
     if not value:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year or a zone beyond the calendar
         return None
 
 
