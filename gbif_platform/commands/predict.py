@@ -1,5 +1,6 @@
 """`gbif-platform predict`: what a model says of pictures from anywhere."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -75,13 +76,15 @@ def predict(
     platform = Platform(load_settings())
     bundle = find_model(platform, model)
     reading = Reading(bundle, tau=tau, rank=rank)
-    asked = _Asked(platform, bundle, reading, k, batch_size, threads, device)
+    options = (tau, rank, file and file.absolute())
+    asked = _Asked(platform, bundle, reading, options, k, batch_size, threads, device)
     answers, problems = asked.of_dataset(name, key, subset) if name else asked.of_files(images)
     rows = answer_rows(answers, reading, min_score, problems)
     if file:
         write_answers(rows, file, k)
     else:
         console.print(_table(rows))
+    asked.forget()
     problems = [*answers.problems.values(), *problems]
     _tell(answers, problems, asked.device, file)
     if strict and problems:
@@ -96,6 +99,7 @@ class _Asked:
         platform: Platform,
         bundle: "Bundle",
         reading: "Reading",
+        options: tuple[object, ...],
         k: int,
         batch_size: int,
         threads: int | None,
@@ -113,6 +117,8 @@ class _Asked:
         self._platform, self._bundle, self._reading = platform, bundle, reading
         self._k, self._batch_size, self._threads = k, batch_size, threads
         self.device = str(self._inference.device)
+        self._options = (*options, k, batch_size, self.device)
+        self._kept: Path | None = None
 
     def of_dataset(self, name: str, key: str | None, subset: str | None) -> "tuple[Answered, list[Problem]]":
         from gbif_platform.serving.pictures import stored_pictures
@@ -130,9 +136,11 @@ class _Asked:
         return self._answer(FilePictures(found.files, transform_of(self._bundle))), found.problems
 
     def _answer(self, pictures: "Pictures") -> "Answered":
-        from gbif_platform.serving.predictor import answer
+        from gbif_platform.serving.predictor import answer, call_digest
         from gbif_platform.terminal import RunDisplay
 
+        digest = call_digest(self._bundle, pictures, *self._options)
+        self._kept = self._platform.settings.home / "work" / "predict" / digest[:32]
         with RunDisplay(errors) as display:
             return answer(
                 self._inference,
@@ -142,7 +150,13 @@ class _Asked:
                 batch_size=self._batch_size,
                 threads=self._threads,
                 progress=lambda done, total, rate: display("predict", done, total, f"{rate:,.0f} pictures/s"),
+                folder=self._kept,
             )
+
+    def forget(self) -> None:
+        """Remove what was kept of the answers; they are safe elsewhere."""
+        if self._kept is not None:
+            shutil.rmtree(self._kept, ignore_errors=True)
 
 
 def _table(rows: "pl.DataFrame") -> object:
@@ -168,5 +182,6 @@ def _tell(answers: "Answered", problems: "list[Problem]", device: str, file: Pat
         errors.print(f"… and {len(problems) - TOLD:,} more", highlight=False)
     read = len(answers.names) - len(answers.problems)
     where = f" → {file}" if file else ""
-    said = f"{read:,} pictures, {answers.rate:,.1f} a second on {device}; not read: {len(problems):,}{where}"
+    earlier = f" (the first {answers.earlier:,} from an earlier call)" if answers.earlier else ""
+    said = f"{read:,} pictures{earlier}, {answers.rate:,.1f} a second on {device}; not read: {len(problems):,}{where}"
     errors.print(said, highlight=False, markup=False, soft_wrap=True)

@@ -3,13 +3,17 @@
 Each comes as the bytes that a shard would hold, so that the model sees outside pictures as it saw those it learnt from.
 """
 
+import hashlib
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
 
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.archive_rows import Rejected
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 * 2**20
 TABLES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
+URL = re.compile(r"https?:/", re.IGNORECASE)  # one slash: a path has lost the other
+URL_ADVICE = "URLs are not fetched: make a dataset of them with source: urls"
 SMALLEST_SIDE = 256  # what datasets store unless they say otherwise
 
 
@@ -32,7 +38,10 @@ class PicturesError(PlatformError):
 
 
 class Problem(NamedTuple):
-    """A picture that could not be read; `reason` is one of `images.reasons` or of `sources.list_files`."""
+    """A picture that could not be read.
+
+    `reason` is one of `images.reasons` or of `sources.list_files`, `no_such_file` or `url_not_fetched`.
+    """
 
     name: str
     reason: str
@@ -48,6 +57,9 @@ class Pictures(Protocol):
 
     def load(self, place: int) -> bytes:
         """The stored form of one. Raises ImageRefused, SampleError."""
+
+    def digest(self) -> str:
+        """The same for the same pictures in the same order."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,8 @@ def find_files(paths: Iterable[Path]) -> Found:
             files += [(_shown(file), file) for file in pictures]
             aside += len(below) - len(pictures)
         elif not path.exists():
-            raise PicturesError(f"there is no file or folder {path}", "correct the path")
+            advice = URL_ADVICE if URL.match(str(path)) else "correct the path"
+            raise PicturesError(f"there is no file or folder {path}", advice)
         elif path.name.lower().endswith(TABLES):
             files += _of_table(path, problems)
         else:
@@ -148,8 +161,27 @@ class FilePictures:
                 raise ImageRefused("too_many_bytes", f"{about.st_size} bytes")
             data = path.read_bytes()
         except OSError as error:
-            raise ImageRefused("file_unreadable", error.strerror or str(error)) from error
+            raise ImageRefused(*_unreadable(self.names[place], error)) from error
         return transform_image(data, self._transform).data
+
+    def digest(self) -> str:
+        """Of names, paths, sizes and times of change; what is in the files is not read."""
+        digest = hashlib.sha256(repr(self._transform).encode())
+        for name, path in zip(self.names, self._paths, strict=True):
+            try:
+                about = path.stat()
+                state = (about.st_size, about.st_mtime_ns)
+            except OSError:
+                state = None
+            digest.update(repr((name, str(path.absolute()), state)).encode())
+        return digest.hexdigest()
+
+
+def _unreadable(name: str, error: OSError) -> tuple[str, str]:
+    if URL.match(name):
+        return "url_not_fetched", URL_ADVICE
+    gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+    return "no_such_file" if gone else "file_unreadable", error.strerror or str(error)
 
 
 def transform_of(bundle: "Bundle") -> Transform:
@@ -173,6 +205,11 @@ class StoredPictures:
         """Raises SampleError."""
         samples = self._samples
         return self._reader.read(samples.shard_of(place), int(samples.offset[place]), int(samples.size[place]))
+
+    def digest(self) -> str:
+        """Of media ids, labels and places in the shards."""
+        places = np.stack([self._samples.offset, self._samples.size]).astype(np.int64)
+        return hashlib.sha256(self._samples.digest().encode() + places.tobytes()).hexdigest()
 
 
 def stored_pictures(run: "Run", subset: str | None) -> StoredPictures:

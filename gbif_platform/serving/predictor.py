@@ -1,11 +1,14 @@
 """Pictures in, names out: decoded by threads, answered in batches, read with the model's temperature and prior."""
 
+import hashlib
+import logging
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +16,21 @@ import torch
 
 from gbif_platform.errors import PlatformError
 from gbif_platform.images.transform import ImageRefused
+from gbif_platform.serving.kept_answers import keep_part, read_parts
 from gbif_platform.serving.pictures import Pictures, Problem
-from gbif_platform.training.bundle import Bundle
+from gbif_platform.training.bundle import CALIBRATION, DESCRIPTION, Bundle
 from gbif_platform.training.data import SampleError
 from gbif_platform.training.predict import Inference
 from gbif_platform.training.preprocess import Preprocess
 from gbif_platform.training.priors import answer_adjustment
 
+log = logging.getLogger(__name__)
+
 RANKS = ("species", "genus", "family", "order", "class", "phylum", "kingdom")
 """Of Darwin Core, from the finest."""
 BATCHES_AHEAD = 3
 MOST_THREADS = 16
+SAFE_SECONDS = 20.0  # a killed prediction loses at most so much
 
 
 class AnswerError(PlatformError):
@@ -122,7 +129,8 @@ class Answered:
         top: int32 (N, k), into `Reading.names`; -1 for a picture that could not be read.
         score: float32 (N, k); NaN there.
         problems: by the picture's place.
-        seconds: reading and answering.
+        seconds: reading and answering, whatever process did it.
+        earlier: the first so many of them are of a call that was killed.
     """
 
     names: list[str]
@@ -130,6 +138,7 @@ class Answered:
     score: np.ndarray
     problems: dict[int, Problem]
     seconds: float
+    earlier: int = 0
 
     @property
     def rate(self) -> float:
@@ -146,8 +155,11 @@ def answer(
     batch_size: int = 64,
     threads: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    folder: Path | None = None,
 ) -> Answered:
     """Answer every picture; one that cannot be read is a problem with its reason, and the others go on.
+
+    With a folder, a call that was killed goes on where it was, to the same bits as an undisturbed one.
 
     Args:
         inference: the model on its device.
@@ -157,6 +169,8 @@ def answer(
         batch_size: pictures at a time on the device.
         threads: that read and decode; None = one per core, at most 16.
         progress: called with (pictures done, pictures, pictures a second).
+        folder: where finished parts are kept; of these pictures, this model and these options alone, see `call_digest`.
+            The caller removes it when the answers are safe.
 
     Raises:
         PredictionError: the device has no memory for such a batch.
@@ -165,21 +179,40 @@ def answer(
     top = np.full((count, k), -1, np.int32)
     score = np.full((count, k), np.nan, np.float32)
     problems: dict[int, Problem] = {}
-    began = time.monotonic()
-    for places, images in _batches(pictures, inference.bundle.preprocess, batch_size, threads, problems):
+    earlier, spent = read_parts(folder, top, score, problems) if folder is not None else (0, 0.0)
+    kept, began = earlier, time.monotonic()
+    since = began
+    # A part ends with a batch, so that the batches after it are the same ones, whoever makes them.
+    for places, images in _batches(pictures, inference.bundle.preprocess, batch_size, threads, problems, earlier):
         top[places], score[places] = reading.best(inference(images)[0].cpu().numpy(), k)
+        done, now = places[-1] + 1, time.monotonic()
+        if folder is not None and now - since > SAFE_SECONDS:
+            try:
+                keep_part(folder, kept, top[kept:done], score[kept:done], problems, now - since)
+            except OSError as error:  # a full disk, a home of somebody else: no reason to stop
+                log.warning("a kill would cost the answers so far, which cannot be kept in %s: %s", folder, error)
+                folder = None
+            kept, since = done, now
         if progress is not None:
-            progress(places[-1] + 1, count, (places[-1] + 1) / (time.monotonic() - began))
-    return Answered(list(pictures.names), top, score, problems, time.monotonic() - began)
+            progress(done, count, (done - earlier) / (now - began))
+    return Answered(list(pictures.names), top, score, problems, spent + time.monotonic() - began, earlier)
+
+
+def call_digest(bundle: Bundle, pictures: Pictures, *options: object) -> str:
+    """SHA-256 (hex) of what decides every bit of the answers: the model, the pictures and the options."""
+    digest = hashlib.sha256(f"{bundle.weights_digest()}\n{pictures.digest()}\n{options}\n".encode())
+    for path in (bundle.folder / DESCRIPTION, bundle.folder / CALIBRATION):
+        digest.update(path.read_bytes() if path.exists() else b"none")
+    return digest.hexdigest()
 
 
 def _batches(
-    pictures: Pictures, preprocess: Preprocess, size: int, threads: int | None, problems: dict[int, Problem]
+    pictures: Pictures, preprocess: Preprocess, size: int, threads: int | None, problems: dict[int, Problem], first: int
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """(places, uint8 (N, 3, S, S)) of the readable pictures, in order; `problems` grows by the others."""
+    """(places, uint8 (N, 3, S, S)) of the readable pictures from `first` on; `problems` grows by the others."""
     places: list[int] = []
     images: list[torch.Tensor] = []
-    for place, image in _loaded(pictures, preprocess, size * BATCHES_AHEAD, threads):
+    for place, image in _loaded(pictures, preprocess, size * BATCHES_AHEAD, threads, first):
         if isinstance(image, Problem):
             problems[place] = image
             continue
@@ -193,9 +226,9 @@ def _batches(
 
 
 def _loaded(
-    pictures: Pictures, preprocess: Preprocess, ahead: int, threads: int | None
+    pictures: Pictures, preprocess: Preprocess, ahead: int, threads: int | None, first: int
 ) -> Iterator[tuple[int, torch.Tensor | Problem]]:
-    """Each picture or what is wrong with it, in order, read ahead by threads."""
+    """Each picture from `first` on, or what is wrong with it, in order, read ahead by threads."""
 
     def load(place: int) -> torch.Tensor | Problem:
         name = pictures.names[place]
@@ -209,14 +242,14 @@ def _loaded(
     waiting: deque[tuple[int, Future[torch.Tensor | Problem]]] = deque()
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, MOST_THREADS), thread_name_prefix="decode") as pool:
         try:
-            for place in range(len(pictures.names)):
+            for place in range(first, len(pictures.names)):
                 waiting.append((place, pool.submit(load, place)))
                 if len(waiting) > ahead:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
+                    eldest, future = waiting.popleft()
+                    yield eldest, future.result()
             while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                eldest, future = waiting.popleft()
+                yield eldest, future.result()
         finally:
             for _, future in waiting:
                 future.cancel()

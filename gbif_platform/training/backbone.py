@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import pickle
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
-from safetensors import SafetensorError
 from timm.data import resolve_data_config
 from timm.models import load_state_dict
 from torch import nn
@@ -187,8 +185,9 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"weights file {path} does not exist", remedy)
     try:
         weights = load_state_dict(str(path), device="cpu", weights_only=True)
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise WeightsError(f"weights file {path} cannot be read: {_first_line(error)}", remedy) from error
+    except Exception as error:  # the unpickler raises anything on junk: KeyError, IndexError, struct.error, …
+        trouble = f"{type(error).__name__}: {_first_line(error)}"
+        raise WeightsError(f"weights file {path} cannot be read: {trouble}", remedy) from error
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise WeightsError(f"weights file {path} holds no state of a model", remedy)
     body = {name.removeprefix(BACKBONE): value for name, value in weights.items() if name.startswith(BACKBONE)}

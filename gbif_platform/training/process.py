@@ -34,6 +34,7 @@ from gbif_platform.training.run import (
     Progress,
     Tracker,
     TrainResult,
+    alone,
     read_result,
     tracked,
     tracked_parameters,
@@ -88,6 +89,7 @@ def train_in_child(
 
     Raises:
         TrainingProcessError: the process crashed, was killed or fell silent; names the log and quotes its end.
+        FolderInUseError: another call trains in `work_dir`; its log and its tracked run stay as they are.
         PlatformError: as `train` raises them.
     """
     work_dir = Path(work_dir).absolute()
@@ -96,14 +98,16 @@ def train_in_child(
         "work_dir": work_dir, "checkpoint_seconds": checkpoint_seconds, "start": start,
     }  # fmt: skip
     path = work_dir / JOB
-    write_atomically(path, lambda temporary: temporary.write_bytes(pickle.dumps(job)))
     say = log or (lambda line: None)
-    with tracked(tracker, tracked_parameters(spec, training, validation, labels)):
+    work_dir.mkdir(parents=True, exist_ok=True)
+    # The processes hold the folder; the log, the job and the tracked run are this one's.
+    with alone(work_dir, LOG), tracked(tracker, tracked_parameters(spec, training, validation, labels)):
+        write_atomically(path, lambda temporary: temporary.write_bytes(pickle.dumps(job)))
         if spec.num_nodes > 1:
             say(f"waiting for {spec.num_nodes - 1} more machines; run on each: {command_elsewhere(spec, path)}")
         with _Child(_command(spec, path), _environment(spec), work_dir / LOG) as child:
             warnings = _attend(child, tracker, progress, say)
-        path.unlink()
+        path.unlink(missing_ok=True)
         result = read_result(spec, training, labels, work_dir)
         if tracker is not None:
             for row in result.history:

@@ -2,7 +2,7 @@
 
 The work folder holds everything a killed run needs. The same call on the same folder goes on where it was cut and ends
 with the weights of an undisturbed run (bit for bit on the CPU); a finished one returns at once. Another spec, other
-labels or other samples start afresh in the same folder.
+labels, other samples or other start weights start afresh in the same folder.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,6 +35,7 @@ from gbif_platform.training.lr_finder import find_learning_rate
 from gbif_platform.training.module import Classifier
 from gbif_platform.training.preprocess import Preprocess
 from gbif_platform.training.ranks import Ranks, joined
+from gbif_platform.training.weights_file import weights_digest
 
 if TYPE_CHECKING:  # pydantic may be missing where a model is only trained
     from gbif_platform.training.config import ModelSpec
@@ -158,7 +159,7 @@ def train(
     work_dir.mkdir(parents=True, exist_ok=True)
     preprocess = preprocess_for(spec.backbone, spec.image_size)
     identity = _identity(spec, training, validation, labels, preprocess, start)
-    with joined(spec.devices, spec.num_nodes) as ranks, _alone_in(work_dir, ranks):
+    with joined(spec.devices, spec.num_nodes) as ranks, alone(work_dir) if ranks.first else nullcontext():
         notes = ranks.once(lambda: _claim(work_dir, identity))
         listener = tracker if ranks.first else None
         with tracked(listener, tracked_parameters(spec, training, validation, labels)):
@@ -223,24 +224,25 @@ def tracked(tracker: Tracker | None, parameters: dict[str, Any]) -> Iterator[Non
 
 
 @contextmanager
-def _alone_in(work_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold the folder against a second training in it; the system lets go of it when this process ends."""
-    if not ranks.first:
-        yield
-        return
-    folder = os.open(work_dir, os.O_RDONLY)
+def alone(work_dir: Path, file: str | None = None) -> Iterator[None]:
+    """Hold a training's folder, or `file` in it, against a second one; the system lets go when this process ends.
+
+    Raises:
+        FolderInUseError: it is still held after 30 seconds.
+    """
+    held = os.open(work_dir / file, os.O_RDWR | os.O_CREAT, 0o644) if file else os.open(work_dir, os.O_RDONLY)
     try:
-        _lock(folder, work_dir)
+        _lock(held, work_dir)
         yield
     finally:
-        os.close(folder)
+        os.close(held)
 
 
-def _lock(folder: int, work_dir: Path) -> None:
+def _lock(held: int, work_dir: Path) -> None:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 raise FolderInUseError(
@@ -248,7 +250,7 @@ def _lock(folder: int, work_dir: Path) -> None:
                 ) from error
             time.sleep(0.2)
         except OSError:
-            return  # some network file systems lock no folders
+            return  # some network file systems lock nothing
         else:
             return
 
@@ -279,6 +281,7 @@ def _identity(
         "validation": validation.digest(),
         "preprocess": json.loads(json.dumps(preprocess.to_json())),
         "start": load_bundle(start).weights_digest() if start is not None else None,
+        "pretrained": weights_digest(spec.pretrained),  # the spec has the path alone
     }
 
 

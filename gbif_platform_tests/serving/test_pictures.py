@@ -55,6 +55,9 @@ def test_a_table_names_pictures_beside_it_and_its_empty_rows_are_problems(tmp_pa
 def test_paths_that_lead_nowhere_are_errors_in_words(tmp_path: Path) -> None:
     with pytest.raises(PicturesError, match="nowhere"):
         find_files([tmp_path / "nowhere"])
+    with pytest.raises(PicturesError, match="there is no file") as raised:
+        find_files([Path("https://example.org/frog.jpg")])
+    assert "source: urls" in raised.value.next_step
     with pytest.raises(PicturesError, match="no picture"):
         find_files([tmp_path])
     (tmp_path / "list.csv").write_text("species,colour\na,b\n")
@@ -122,7 +125,10 @@ def test_what_is_no_picture_is_refused_with_its_reason(tmp_path: Path, write: Wr
         "huge.png": "too_many_pixels",
         "pipe.jpg": "file_unreadable",
         "heavy.jpg": "too_many_bytes",
-        "gone.jpg": "file_unreadable",
+        "gone.jpg": "no_such_file",
+        "cut.jpg/gone.jpg": "no_such_file",
+        "https://example.org/frog.jpg": "url_not_fetched",
+        f"HTTP://example.org/{'x' * 300}": "url_not_fetched",
     }
     for name, reason in expected.items():
         with pytest.raises(ImageRefused) as refused:

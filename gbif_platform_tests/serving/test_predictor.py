@@ -90,7 +90,7 @@ def test_pictures_are_answered_in_order_and_the_bad_ones_told(
         progress=lambda done, total, rate: told.append((done, total)),
     )  # fmt: skip
     assert {place: problem.reason for place, problem in found.problems.items()} == {
-        3: "file_unreadable",
+        3: "no_such_file",
         8: "empty_body",
     }
     assert found.names == [name for name, _ in files]

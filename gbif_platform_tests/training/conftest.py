@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from gbif_platform.storage.objects import ObjectStore
 from gbif_platform.training.config import ModelSpec
 from gbif_platform.training.data import SAMPLE_SCHEMA, Samples
 from gbif_platform.training.run import TrainResult, train
 from gbif_platform_tests.training.shards import PATTERNS, toy_table
+
+settings.register_profile("any machine", deadline=None)  # an example may wait for the processor
+settings.load_profile("any machine")
 
 HOOKS = ("tracker", "progress", "checkpoint_seconds", "start")
 TINY: dict[str, Any] = {
@@ -65,5 +69,9 @@ def trained(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
 
 @pytest.fixture(scope="session")
 def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An MLflow store in SQLite; its schema takes seconds to make, so the session shares it."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    """An MLflow store in SQLite; its schema takes seconds to make, so it is made here and the session shares it."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    MlflowClient(uri).search_experiments()
+    return uri

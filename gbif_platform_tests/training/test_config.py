@@ -1,8 +1,13 @@
+import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gbif_platform.training.backbone import (
@@ -75,3 +80,18 @@ def test_a_weights_file_is_loaded_and_its_head_replaced(tmp_path_factory: pytest
         create_backbone("test_byobnet", 3, 64, pretrained=str(path))
     with pytest.raises(WeightsError, match="does not exist"):
         create_backbone("test_resnet", 3, 64, pretrained="/nowhere.pth")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.binary(max_size=60) | st.binary(max_size=30).map(b"\x80\x02".__add__), st.sampled_from([".pth", ".safetensors"])
+)
+@example(b"\x80\x02h\x9f", ".pth")  # KeyError in torch's unpickler
+@example(b"\x80\x02Q", ".pth")  # IndexError
+@example(b"\x80\x02X", ".pth")  # struct.error
+def test_a_file_of_junk_is_named_whatever_is_in_it(junk: bytes, ending: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"junk{ending}")
+        path.write_bytes(junk)
+        with pytest.raises(WeightsError, match=re.escape(str(path))):
+            create_backbone("test_resnet", 3, 32, pretrained=str(path))

@@ -2,22 +2,25 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import textwrap
-import time
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pytest
 
 from gbif_platform.errors import PlatformError
-from gbif_platform.training import process
+from gbif_platform.storage.objects import ObjectStore
+from gbif_platform.training import process, run
 from gbif_platform.training.config import ModelSpec
 from gbif_platform.training.data import SampleError
 from gbif_platform.training.process import TrainingProcessError, _Child, train_in_child
-from gbif_platform.training.run import Progress, TrainResult
+from gbif_platform.training.run import FolderInUseError, Progress, TrainResult
 from gbif_platform_tests.training.conftest import TINY, Toy
 from gbif_platform_tests.training.shards import PATTERNS
 from gbif_platform_tests.training.test_run import assert_same
@@ -50,14 +53,20 @@ class Listener:
 
 
 def in_child(toy: Toy, work: Path, **arguments: Any) -> TrainResult:
-    spec = ModelSpec(**TINY, epochs=3, devices=arguments.pop("devices", 1))
+    spec = ModelSpec(**TINY, epochs=arguments.pop("epochs", 3), devices=arguments.pop("devices", 1))
     objects = arguments.pop("objects", toy.store)
     return train_in_child(spec, toy.training, toy.validation, PATTERNS, objects, work, **arguments)
 
 
 def alive() -> set[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return {child for child in found if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
+    return {child for child in psutil.Process().children(recursive=True) if lives(child)}
+
+
+def lives(child: psutil.Process) -> bool:
+    try:
+        return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture(autouse=True)
@@ -71,19 +80,34 @@ def others() -> set[psutil.Process]:
 OTHERS: set[psutil.Process] = set()
 
 
-def children() -> list[psutil.Process]:
-    """Those of this test, the eldest first."""
-    return sorted(alive() - OTHERS, key=lambda child: child.create_time())
+def children() -> set[psutil.Process]:
+    """Those of this test."""
+    return alive() - OTHERS
+
+
+@dataclass
+class Deadly:
+    """A store that kills its process after so many pictures."""
+
+    store: ObjectStore
+    pictures: int
+
+    def get_range(self, key: str, offset: int, size: int) -> bytes:
+        self.pictures -= 1
+        if self.pictures < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.store.get_range(key, offset, size)
+
+    def path_of(self, key: str) -> Path | None:
+        return None
 
 
 def test_a_killed_child_is_told_of_and_gone_on_from(toy: Toy, trained: TrainResult, tmp_path: Path) -> None:
-    def kill(progress: Progress) -> None:
-        if progress.epoch == 2:
-            children()[0].kill()
-
     tracker = Listener()
+    epoch = len(toy.training) + len(toy.validation)
     with pytest.raises(TrainingProcessError, match="killed by SIGKILL") as told:
-        in_child(toy, tmp_path, tracker=tracker, progress=kill)
+        in_child(toy, tmp_path, tracker=tracker, objects=Deadly(toy.store, epoch + len(toy.training)))
+    assert (tmp_path / "history.jsonl").read_text().count("\n") == 1
     assert str(tmp_path / "training.log") in told.value.next_step
     assert tracker.ended == ["FAILED"]
 
@@ -97,6 +121,33 @@ def test_a_killed_child_is_told_of_and_gone_on_from(toy: Toy, trained: TrainResu
     assert (seen[-1].epoch, seen[-1].step) == (3, seen[-1].steps)
     assert lines[-1].startswith("epoch 3: train_loss")
     assert (tmp_path / "training.log").read_text().splitlines() == lines
+    assert not (tmp_path / "job.pickle").exists()
+
+
+def test_a_second_call_on_a_folder_spoils_nothing_of_the_first(
+    toy: Toy, trained: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, seconds = Listener(), list[TrainResult]()
+    waiting = threading.Thread(target=lambda: seconds.append(in_child(toy, tmp_path, tracker=second)))
+
+    def meanwhile(progress: Progress) -> None:
+        if waiting.ident is not None:
+            return
+        told = (tmp_path / "training.log").read_bytes()
+        monkeypatch.setattr(run, "LOCK_SECONDS", 0.0)
+        with pytest.raises(FolderInUseError, match="another process trains in"):
+            in_child(toy, tmp_path, tracker=second)
+        assert second.params == {}, "a run that is the first one's would end as FAILED"
+        assert (tmp_path / "training.log").read_bytes().startswith(told)
+        monkeypatch.setattr(run, "LOCK_SECONDS", 600.0)
+        waiting.start()
+
+    lines: list[str] = []
+    first = in_child(toy, tmp_path, progress=meanwhile, log=lines.append)
+    waiting.join()
+    assert_same(first, trained)
+    assert_same(seconds[0], trained)
+    assert second.ended == ["FINISHED"]
     assert not (tmp_path / "job.pickle").exists()
 
 
@@ -117,19 +168,25 @@ def test_an_error_in_the_child_comes_back_as_itself(toy: Toy, tmp_path: Path) ->
     assert raised.value.next_step == "run downloaded_images again"
 
 
-def test_an_interrupted_parent_ends_its_children(toy: Toy, tmp_path: Path) -> None:
+def test_an_interrupted_parent_ends_its_children(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two devices: torchrun and two processes."""
-    began: list[float] = []
+    monkeypatch.setattr(process, "GRACE_SECONDS", 120.0)
+    torchrun: list[subprocess.Popen[bytes]] = []
+
+    class Kept(_Child):
+        def __enter__(self) -> Self:
+            torchrun.append(self._process)
+            return self
 
     def interrupt(progress: Progress) -> None:
-        began.append(time.monotonic())
         assert len(children()) >= 3
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(process, "_Child", Kept)
     tracker = Listener()
     with pytest.raises(KeyboardInterrupt):
-        in_child(toy, tmp_path, devices=2, tracker=tracker, progress=interrupt)
-    assert time.monotonic() - began[0] < process.GRACE_SECONDS, "they had to be killed"
+        in_child(toy, tmp_path, devices=2, epochs=1000, tracker=tracker, progress=interrupt)
+    assert torchrun[0].returncode != -signal.SIGKILL, "they had to be killed"
     assert tracker.ended == ["KILLED"]
     assert not children()
 
@@ -142,12 +199,12 @@ def test_a_child_ends_with_its_parent(toy: Toy, tmp_path: Path) -> None:
 
     def only_hang_up(child: _Child, **_: Any) -> None:
         child._hang_up()
-        assert child._process.wait(process.GRACE_SECONDS) == 1
+        assert child._process.wait(120) == 1
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Child, "_end", only_hang_up)
         with pytest.raises(Vanished):
-            in_child(toy, tmp_path, progress=vanish)
+            in_child(toy, tmp_path, epochs=1000, progress=vanish)
 
 
 class Vanished(Exception):
@@ -219,9 +276,10 @@ def test_one_that_will_not_end_is_killed_with_its_own(tmp_path: Path, monkeypatc
     )
     with script.child:
         next(script.child.events())
-        assert len(children()) == 2
+        both = children()
+        assert len(both) == 2
         script.child._end(patient=False)
-    assert not children()
+    assert not psutil.wait_procs(both, timeout=120)[1]
 
 
 class Demanding(PlatformError):

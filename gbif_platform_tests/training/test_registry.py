@@ -144,4 +144,4 @@ def test_a_registry_out_of_reach_is_told_and_costs_seconds(bundle: Bundle) -> No
         assert answer.version is None
         assert "Connection refused" in str(answer.trouble)
     assert "has no run" in str(register(dead, "toy", None, bundle.folder).trouble)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +21,14 @@ from gbif_platform.training.run import TrainResult
 from gbif_platform.training.tracking import MlflowTracker, TrackedDataset
 from gbif_platform_tests.training.conftest import Toy
 from gbif_platform_tests.training.cuts import Cut, CutAfterEpoch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_is_loaded() -> None:
+    """Its first import may take longer than what is measured, or waited for, here."""
+    import mlflow  # noqa: F401
+
+    system_metrics._sample(system_metrics._monitors())
 
 
 def tracker(uri: str, experiment: str, key: str = "toy/2026/it's", journal: Path | None = None) -> MlflowTracker:
@@ -140,15 +149,16 @@ def silent_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def finished_in(seconds: float, toy: Toy, uri: str, work_dir: Path) -> TrainResult:
+def finished_in_time(toy: Toy, uri: str, work_dir: Path) -> TrainResult:
+    """MLflow itself would try for minutes."""
     began = time.monotonic()
     result = toy.train(work_dir, epochs=3, tracker=tracker(uri, "down"))
-    assert time.monotonic() - began < seconds
+    assert time.monotonic() - began < 60
     return result
 
 
 def test_a_dead_server_costs_a_warning(toy: Toy, trained: TrainResult, tmp_path: Path) -> None:
-    result = finished_in(20, toy, "http://127.0.0.1:9", tmp_path)
+    result = finished_in_time(toy, "http://127.0.0.1:9", tmp_path)
     assert result.weights.read_bytes() == trained.weights.read_bytes()
     assert (tmp_path / "history.jsonl").read_text().count("\n") == 3
     assert "Connection refused" in result.warnings[0]
@@ -159,7 +169,7 @@ def test_a_server_that_never_answers_costs_seconds(
     toy: Toy, silent_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "BEGIN_SECONDS", 1.0)
-    result = finished_in(25, toy, silent_server, tmp_path)
+    result = finished_in_time(toy, silent_server, tmp_path)
     assert result.epochs == 3
     assert result.warnings
 
@@ -169,7 +179,7 @@ def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
     ours = tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "broken")
     began = time.monotonic()
     ours.begin({})
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert "not a database" in ours.warnings[0]
 
 
@@ -202,7 +212,7 @@ def test_what_mlflow_missed_is_replayed_once(sqlite_uri: str, tmp_path: Path) ->
     assert curve(sqlite_uri, run.info.run_id, "test_top1") == [(0, 0.5)]
     assert (tmp_path / "journal").exists(), "an evaluation may be about to write"
     ends = abs(run.info.end_time / 1000 - time.time())
-    assert ends < 60
+    assert ends < 600
     os.utime(tmp_path / "journal" / "journal.jsonl", (0, 0))
     assert replay(tmp_path / "journal", sqlite_uri) is None
     assert not (tmp_path / "journal").exists()
@@ -235,8 +245,11 @@ class Server:
     """A real MLflow server on SQLite."""
 
     def __init__(self, folder: Path) -> None:
-        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-            self.port = int(listener.getsockname()[1])
+        # Below the ports that the system gives away: nobody takes it before the server does, or while it is down.
+        for port in Random(str(folder)).sample(range(20_000, 30_000), 100):
+            with suppress(OSError), closing(socket.create_server(("127.0.0.1", port))):
+                self.port = port
+                break
         self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
 
     def start(self) -> None:
@@ -267,9 +280,11 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 class ServerDiesAfter(MlflowTracker):
@@ -324,11 +339,14 @@ def test_a_server_that_comes_back_during_the_run_gets_the_rest(
 def test_system_metrics_go_on_counting_after_a_kill(
     sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(system_metrics, "SAMPLE_SECONDS", 0.2)
-    for status in ("FAILED", "FINISHED"):
+    monkeypatch.setattr(system_metrics, "SAMPLE_SECONDS", 0.1)
+    lines = tmp_path / "journal" / "journal.jsonl"
+    for status, samples in (("FAILED", 3), ("FINISHED", 6)):
         ours = tracker(sqlite_uri, "machine", journal=tmp_path / "journal")
         ours.begin({})
-        time.sleep(1)
+        deadline = time.monotonic() + 60
+        while lines.read_text().count("system/cpu_utilization_percentage") < samples and time.monotonic() < deadline:
+            time.sleep(0.1)
         ours.end(status)
     (run,) = runs(sqlite_uri, "machine")
     steps = [step for step, _ in curve(sqlite_uri, run.info.run_id, "system/cpu_utilization_percentage")]

@@ -25,6 +25,7 @@ from gbif_platform_tests.training.conftest import TINY
 from gbif_platform_tests.training.shards import PATTERNS, toy_table
 
 TRAINING, VALIDATION = 50, 23  # pictures
+PORT_TAKEN = 98  # by another process, since it was probed
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -87,12 +88,15 @@ def _serve() -> None:
 def _outcome(job: Job) -> str:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    killed = _killed(job)
+    killed.unlink(missing_ok=True)
     pids: dict[int, int] = {}
     for rank in reversed(range(job.world)):  # the first reports, so it must know the others
         pids[rank] = os.fork() or _train(job, rank, port, pids)
     running = set(pids.values())
     if job.kill_after is not None:
         time.sleep(job.kill_after)
+        killed.touch()
         _kill(running)
     codes = []
     while running:
@@ -101,7 +105,16 @@ def _outcome(job: Job) -> str:
         codes.append(os.waitstatus_to_exitcode(status))
         if codes[-1] != 0:  # as torchrun does
             _kill(running)
-    return "killed" if codes[0] == -signal.SIGKILL else "ended" if not any(codes) else f"codes {codes}"
+    if PORT_TAKEN in codes:
+        return _outcome(job)
+    if not any(codes):
+        return "ended"
+    # Those that lost a partner end by themselves, maybe before it: whoever kills says so beforehand.
+    return "killed" if killed.exists() and -signal.SIGKILL in codes else f"codes {codes}"
+
+
+def _killed(job: Job) -> Path:
+    return Path(job.folder, "killed")
 
 
 def _kill(pids: set[int]) -> None:
@@ -122,6 +135,7 @@ def _train(job: Job, rank: int, port: int, pids: dict[int, int]) -> int:
 
     def kill(progress: run.Progress) -> None:
         if job.kill is not None and tuple(job.kill[1:]) == (progress.epoch, progress.step):
+            _killed(job).touch()
             os.kill(pids[job.kill[0]], signal.SIGKILL)
 
     try:
@@ -138,11 +152,11 @@ def _train(job: Job, rank: int, port: int, pids: dict[int, int]) -> int:
             progress=kill,
             checkpoint_seconds=job.checkpoint_seconds,
         )
-    except BaseException:
+    except BaseException as error:
         import traceback
 
         traceback.print_exc()
-        os._exit(1)
+        os._exit(PORT_TAKEN if "EADDRINUSE" in str(error) else 1)
     os._exit(0)
 
 
