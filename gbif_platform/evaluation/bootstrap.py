@@ -16,6 +16,8 @@ from gbif_platform.cpus import cpus
 
 RESAMPLES = 500
 CONFIDENCE = 0.95
+LEAST_GROUPS = 10
+"""Of fewer groups there is no interval: resampling them shows hardly anything of what others would say."""
 SEED = 17
 _BLOCK = 32  # resamples at a time: bounds the memory of the weights
 _THREADS = 4
@@ -130,10 +132,14 @@ def intervals(
     confidence: float = CONFIDENCE,
     seed: int = SEED,
 ) -> dict[str, np.ndarray]:
-    """Percentile intervals of statistics: float64 (V, 2), low and high; NaN where no resample has a value.
+    """Percentile intervals of statistics: float64 (V, 2), low and high; NaN where no resample has a value, and
+    everywhere under `LEAST_GROUPS` groups.
 
     The same rows in any order give the same intervals.
     """
+    if groups < LEAST_GROUPS:
+        values = {name: value_of(statistic, groups) for name, statistic in statistics.items()}
+        return {name: np.full((len(one), 2), np.nan) for name, one in values.items()}
     sizes = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
 
     def block(random: np.random.Generator, size: int) -> dict[str, np.ndarray]:

@@ -138,8 +138,9 @@ def _worth(data: ReportData) -> list[str]:
         )
     columns = ["metric", "value", "95 % interval", "training counts alone", "nearest centroid"]
     lines = [
-        f"On {counted(data.pictures, 'picture', 'pictures')}{groups} of {plain(data.subset)} that it never saw, of "
-        f"{exact(int((classes['support'] > 0).sum()))} of its {counted(len(classes), 'label', 'labels')}:",
+        f"On {counted(data.pictures, 'picture', 'pictures')}{groups} of {plain(data.subset)}, of "
+        f"{exact(int((classes['support'] > 0).sum()))} of its {counted(len(classes), 'label', 'labels')}. Neither "
+        "it nor a model that it was started from was trained or chosen on them:",
         "",
         *_table(columns, rows),
     ]

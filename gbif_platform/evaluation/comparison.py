@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from gbif_platform.errors import PlatformError
 from gbif_platform.evaluation.bootstrap import (
+    LEAST_GROUPS,
     RESAMPLES,
     SEED,
     Difference,
@@ -53,7 +54,8 @@ class Comparison:
         promote: whether the candidate is not worse, overall and in every protected slice.
         reason: in words, naming what is at fault.
         table: slice (`all` first), value, metric (macro_accuracy, top1, log_loss), rows (int64), candidate, champion,
-            difference, low, high (float64, candidate − champion, 95 %), worse (bool; log_loss decides nothing).
+            difference, low, high (float64, candidate − champion, 95 %; null where the groups are too few), worse (bool;
+            log_loss decides nothing).
     """
 
     promote: bool
@@ -77,8 +79,9 @@ def compare(
 
     A figure is worse where the 95 % interval of candidate − champion lies wholly below 0 (margin 0), or reaches below
     −margin. Macro accuracy and top-1 decide, overall and in each value of each protected slice that has at least
-    `slice_min` rows. Nothing is adjusted for the number of values: of two equal models one is refused for each
-    value with a chance of 2.5 %. A row whose label a model does not know (−1 in its scores) is a wrong answer of it.
+    `slice_min` rows of `LEAST_GROUPS` groups; with fewer groups in all the candidate is not promoted. Nothing is
+    adjusted for the number of values: of two equal models one is refused for each value with a chance of 2.5 %. A row
+    whose label a model does not know (−1 in its scores) is a wrong answer of it.
 
     Args:
         label: N names of the true labels, as both models' macro accuracy averages over them.
@@ -92,6 +95,9 @@ def compare(
     truth = np.unique(np.asarray(label), return_inverse=True)[1].reshape(-1)
     parts = [Slicing(ALL, [ALL], np.zeros(len(truth), np.int64)), *slicings(protected or {}, slice_min)]
     table = _table(candidate, champion, parts, truth, codes, _Rule(margin, resamples, seed))
+    if (groups := int(codes.max()) + 1) < LEAST_GROUPS:
+        says = f"Too few groups to decide: the pictures are of {groups}, and with under {LEAST_GROUPS} chance decides."
+        return Comparison(False, says, table)
     faults = [row for row in table.to_pylist() if row["worse"]]
     return Comparison(not faults, _reason(faults, table.to_pylist(), margin), table)
 
@@ -123,13 +129,22 @@ def _table(
     rows = []
     for part in parts:
         counts = np.bincount(part.code[part.code >= 0], minlength=len(part.values))
+        few = _groups(part, group) < LEAST_GROUPS
         for metric in (_MACRO, _TOP1, _LOSS):
             one, other = (value_of(models[part.name, metric], groups) for models in (ours, theirs))
-            for at, (low, high) in enumerate(bounds[f"{part.name} {metric}"]):
+            certain = np.where(few[:, None], np.nan, bounds[f"{part.name} {metric}"])
+            for at, (low, high) in enumerate(certain):
                 numbers = (one[at], other[at], one[at] - other[at], low, high, rule.worse(metric, low, high))
                 rows.append((part.name, part.values[at], metric, counts[at], *numbers))
     columns = zip(zip(*rows, strict=True), _COLUMNS.types, strict=True)
     return pa.table([pa.array(column, kind, from_pandas=True) for column, kind in columns], schema=_COLUMNS)
+
+
+def _groups(part: Slicing, group: np.ndarray) -> np.ndarray:
+    """Groups of each value, int64 (V,)."""
+    kept = part.code >= 0
+    pairs = np.unique(np.stack([part.code[kept], group[kept]]), axis=1)
+    return np.bincount(pairs[0], minlength=len(part.values))
 
 
 def _check(candidate: Scores, champion: Scores, label: object, group: object, protected: Mapping[str, object]) -> None:

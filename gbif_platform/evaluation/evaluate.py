@@ -29,6 +29,7 @@ from gbif_platform.evaluation.metrics import (
     BUCKETS,
     accuracy_values,
     buckets,
+    confidence_values,
     confusion_counts,
     per_class,
     probability_values,
@@ -46,8 +47,8 @@ class Metric:
     """One number over all rows.
 
     Attributes:
-        low, high: 95 % interval; None where there is none (ece and mce: resampling raises them, so that their
-            percentiles would lie above the value).
+        low, high: 95 % interval; None where there is none (too few groups; ece and mce: resampling raises them, so
+            that their percentiles would lie above the value).
         baseline: the same of the training's label frequencies as the answer to every row.
         centroid: the same of the nearest centroid of embeddings; of accuracies alone.
     """
@@ -69,9 +70,11 @@ class Evaluation:
         classes: see `metrics.per_class`.
         confusion: see `metrics.confusion_counts`.
         labels: names behind the indices of `confusion`.
-        reliability: see `calibration.reliability`. coverage: see `abstention.coverage_table`.
+        reliability: see `calibration.reliability`; no rows for sigmoid outputs.
+        coverage: see `abstention.coverage_table`.
         ranks: rank (the first is `label`), taxa (int64, named ones), top1, low, high, log_loss, severity_share
-            (float64: of the mistakes, those whose lowest common taxon is of this rank; null for the label).
+            (float64: of the mistakes, those whose lowest common taxon is of this rank; null for the label); log_loss is
+            null for sigmoid outputs.
         rollup: see `hierarchy.rollup_table`. slices: see `slices.slice_table`.
         unevaluated: labels without a row.
         open_set: see `abstention.open_set`.
@@ -120,7 +123,7 @@ class Evaluation:
 
     @property
     def beats_baseline(self) -> bool:
-        """Whether the interval of top-1 lies above the majority class."""
+        """Whether the interval of top-1 lies above the majority class; not known, so not, without an interval."""
         return self.numbers.get("top1_low", 0.0) > self.numbers["baseline_top1"]
 
     def rows(self, *, dataset: str, snapshot: str, model: str, run_id: str, subset: str) -> list[dict[str, Any]]:
@@ -149,6 +152,7 @@ def evaluate(
     labels: Sequence[str],
     train_counts: Sequence[int] | np.ndarray,
     *,
+    output: str = "softmax",
     group: object = None,
     slices: Mapping[str, object] | None = None,
     slice_min: int = 20,
@@ -163,6 +167,8 @@ def evaluate(
 
     Args:
         scores: of N rows, each with a label. labels: C names. train_counts: (C,), training pictures of each.
+        output: softmax, or sigmoid: then nothing that takes the probabilities for parts of one whole (log loss, Brier
+            score, calibration) is given; `multilabel` has what stands in their place.
         group: one key a row; rows of one group stay together in the bootstrap. None = each row is its own group.
         slices: name → N values (null counts as `unknown`); values with fewer than `slice_min` rows are not shown.
         rank_confidence: of the answers at the lowest sure rank, see `hierarchy.rolled_up`.
@@ -184,17 +190,19 @@ def evaluate(
         resamples=resamples,
         seed=seed,
     )
-    summary = _summary(scores, counts, centroid, _named(bounds, scores))
+    whole = output == "softmax"
+    summary = _summary(scores, counts, centroid, _named(bounds, scores), whole)
+    calibration = reliability(scores.top_probability[:, 0], scores.right)
     return Evaluation(
         summary=summary,
         classes=per_class(scores, labels, counts),
         confusion=confusion_counts(scores),
         labels=list(labels),
-        reliability=reliability(scores.top_probability[:, 0], scores.right),
+        reliability=calibration if whole else calibration.slice(0, 0),
         coverage=coverage_table(scores.top_probability[:, 0], scores.right),
         ranks=_ranks(scores, {one.name: one for one in summary}),
         rollup=rollup_table(scores, rank_confidence),
-        slices=slice_table(scores, codes, sliced, {one.name: bounds[f"slice {one.name}"] for one in sliced}),
+        slices=slice_table(scores, codes, sliced, {one.name: bounds[f"slice {one.name}"] for one in sliced}, whole),
         unevaluated=[name for name, rows in zip(labels, scores.support, strict=True) if not rows],
         open_set=open_set(scores, strangers) if strangers is not None else None,
         temperature=temperature,
@@ -300,10 +308,12 @@ def _summary(
     counts: np.ndarray,
     centroid: np.ndarray | None,
     bounds: Mapping[str, tuple[float | None, float | None]],
+    whole: bool,
 ) -> list[Metric]:
-    own = accuracy_values(scores, counts) | probability_values(scores)
-    prior = prior_scores(scores.label, counts, scores.hierarchy)
-    baseline = accuracy_values(prior, counts) | probability_values(prior)
+    own, baseline = (
+        accuracy_values(one, counts) | (probability_values(one) if whole else {}) | confidence_values(one)
+        for one in (scores, prior_scores(scores.label, counts, scores.hierarchy))
+    )
     nearest = {}
     if centroid is not None:
         nearest = accuracy_values(ranked_scores(scores.label, centroid, scores.hierarchy), counts)
@@ -327,7 +337,7 @@ def _ranks(scores: Scores, summary: Mapping[str, Metric]) -> pa.Table:
     wrong = int((height > 0).sum())
     rows = []
     for at, (rank, prefix) in enumerate([(LABEL, ""), *((rank, f"{rank}_") for rank in scores.ranks)]):
-        top1, loss = summary[f"{prefix}top1"], summary[f"{prefix}log_loss"]
+        top1, loss = summary[f"{prefix}top1"], summary.get(f"{prefix}log_loss")
         rows.append(
             {
                 "rank": rank,
@@ -335,7 +345,7 @@ def _ranks(scores: Scores, summary: Mapping[str, Metric]) -> pa.Table:
                 "top1": top1.value,
                 "low": top1.low,
                 "high": top1.high,
-                "log_loss": loss.value,
+                "log_loss": loss.value if loss else None,
                 "severity_share": float((height == at).sum() / wrong) if at and wrong else None,
             }
         )

@@ -77,17 +77,23 @@ def accuracy_values(scores: Scores, train_counts: np.ndarray) -> dict[str, float
     return found | {f"{rank}_top1": float(one.right.mean()) for rank, one in scores.ranks.items()}
 
 
-def probability_values(scores: Scores) -> dict[str, float]:
-    """What needs probabilities."""
+def confidence_values(scores: Scores) -> dict[str, float]:
+    """What needs only to know which answers are surer than which."""
     confidence, right = scores.top_probability[:, 0], scores.right
-    expected, largest = calibration_errors(reliability(confidence, right))
+    return {
+        "aurc": aurc(confidence, right),
+        **{f"coverage_at_{100 * wanted:.0f}": coverage_at(confidence, right, wanted) for wanted in ACCURACIES},
+    }
+
+
+def probability_values(scores: Scores) -> dict[str, float]:
+    """What needs probabilities that are parts of one whole: not those of sigmoid outputs, see `multilabel`."""
+    expected, largest = calibration_errors(reliability(scores.top_probability[:, 0], scores.right))
     return {
         "log_loss": log_loss(scores),
         "brier": brier(scores),
         "ece": expected,
         "mce": largest,
-        "aurc": aurc(confidence, right),
-        **{f"coverage_at_{100 * wanted:.0f}": coverage_at(confidence, right, wanted) for wanted in ACCURACIES},
         **{f"{rank}_log_loss": float(one.loss.mean()) for rank, one in scores.ranks.items()},
     }
 

@@ -17,7 +17,8 @@ class MultilabelValues:
     Attributes:
         average_precision: float64 (C,), NaN of a label that no row has.
         macro_average_precision: mean over the labels with a row; NaN where no label has one.
-        binary_log_loss: see `binary_log_loss`. baseline_log_loss: the same of the labels' own frequencies in training.
+        binary_log_loss: see the function of that name.
+        baseline_log_loss: the same of the labels' own frequencies in training.
     """
 
     average_precision: np.ndarray
@@ -27,12 +28,18 @@ class MultilabelValues:
 
 
 def multilabel_values(
-    answers: Answers, target: np.ndarray, *, temperature: float = 1.0, prior: np.ndarray | None = None
+    answers: Answers,
+    target: np.ndarray,
+    *,
+    temperature: float = 1.0,
+    adjustment: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
 ) -> MultilabelValues:
     """Figures of sigmoid logits, in bounded memory: some passes over the file.
 
     Args:
-        answers: logits (N, C). target: bool (N, C). prior: float (C,), frequency of each label in training.
+        answers: logits (N, C). target: bool (N, C). temperature, adjustment: as of `score`.
+        prior: float (C,), the share of the training pictures that has each label.
 
     Raises:
         AnswersError: shapes that do not fit, or no row.
@@ -48,11 +55,11 @@ def multilabel_values(
             columns[places] = block[:, start : start + step]
         for at in range(columns.shape[1]):
             precision[start + at] = average_precision(truth[:, start + at], columns[:, at])
-    total = sum(_loss_sum(block, truth[places], temperature) for places, block in answers.blocks())
+    total = loss_sum(answers, truth, temperature, adjustment)
     baseline = None if prior is None else binary_log_loss(truth, np.asarray(prior, np.float64)[None])
     known = ~np.isnan(precision)
     macro = float(precision[known].mean()) if known.any() else float("nan")
-    return MultilabelValues(precision, macro, float(total / truth.size), baseline)
+    return MultilabelValues(precision, macro, total / truth.size, baseline)
 
 
 def average_precision(target: np.ndarray, score: np.ndarray) -> float:
@@ -83,7 +90,12 @@ def binary_log_loss(target: np.ndarray, probability: np.ndarray) -> float:
     return float(-np.log(np.where(truth, given, 1 - given)).mean())
 
 
-def _loss_sum(logits: np.ndarray, target: np.ndarray, temperature: float) -> float:
-    """Σ −ln p of a block, clipped as in `binary_log_loss`."""
-    signed = np.where(target, logits, -logits).astype(np.float64) / temperature
-    return float(np.minimum(np.logaddexp(0, -signed), -np.log(FLOOR)).sum())
+def loss_sum(answers: Answers, target: np.ndarray, temperature: float, adjustment: np.ndarray | None) -> float:
+    """Σ_n Σ_c of `binary_log_loss` for sigmoid(logit / temperature + adjustment), a block of rows at a time."""
+    added = np.zeros(answers.classes) if adjustment is None else adjustment
+    total = 0.0
+    for places, block in answers.blocks():
+        scaled = block.astype(np.float64) / temperature + added
+        wrong = np.where(target[places], -scaled, scaled)
+        total += np.minimum(np.logaddexp(0, wrong), -np.log(FLOOR)).sum()
+    return float(total)

@@ -70,11 +70,12 @@ def metric_row(metric: Metric) -> MetricRow:
 
 def verdict(top1: Metric | None) -> str:
     """Whether the model is better than no model; empty where it cannot be said."""
-    if top1 is None or top1.baseline is None or top1.low is None or not math.isfinite(top1.low + top1.baseline):
+    if top1 is None or top1.baseline is None or not math.isfinite(top1.baseline):
         return ""
-    if top1.low > top1.baseline:
-        return f"Better than always answering the commonest label, which is right in {written(top1.baseline)}."
-    return f"Not surely better than always answering the commonest label, which is right in {written(top1.baseline)}."
+    other = f"always answering the commonest label, which is right in {written(top1.baseline)}"
+    if top1.low is None or not math.isfinite(top1.low):
+        return f"Of too few groups of pictures to say whether it is better than {other}."
+    return f"{'Better' if top1.low > top1.baseline else 'Not surely better'} than {other}."
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from gbif_platform.evaluation.bootstrap import Macro, Ratio, Statistic, macro_by, sums, value_of
+from gbif_platform.evaluation.bootstrap import LEAST_GROUPS, Macro, Ratio, Statistic, macro_by, sums, value_of
 from gbif_platform.evaluation.scores import Scores
 
 UNKNOWN = "unknown"
@@ -209,12 +209,13 @@ def slice_statistics(scores: Scores, group: np.ndarray, found: Sequence[Slicing]
 
 
 def slice_table(
-    scores: Scores, group: np.ndarray, found: Sequence[Slicing], bounds: Mapping[str, np.ndarray]
+    scores: Scores, group: np.ndarray, found: Sequence[Slicing], bounds: Mapping[str, np.ndarray], whole: bool = True
 ) -> pa.Table:
     """Figures of each value.
 
     Args:
-        bounds: of `bootstrap.intervals` over `slice_statistics`.
+        bounds: of `bootstrap.intervals` over `slice_statistics`; those of a value with too few groups are not taken.
+        whole: whether the probabilities are parts of one whole; else log_loss is null.
 
     Returns:
         slice, value (string), rows, groups (int64), top1, top1_low, top1_high, macro_accuracy, log_loss (float64),
@@ -227,10 +228,10 @@ def slice_table(
         top1, by_label = value_of(mean, groups), value_of(macro, groups)
         kept = one.code >= 0
         rows = np.bincount(one.code[kept], minlength=len(one.values))
-        losses = np.bincount(one.code[kept], scores.loss[kept], len(one.values)) / rows
+        losses = np.bincount(one.code[kept], scores.loss[kept], len(one.values)) / rows if whole else rows * np.nan
         members = np.unique(one.code[kept] * groups + group[kept]) // groups
         own = np.bincount(members, minlength=len(one.values))
-        low, high = bounds[one.name].T
+        low, high = np.where(own >= LEAST_GROUPS, bounds[one.name].T, np.nan)
         for at, value in enumerate(one.values):
             numbers = (rows[at], own[at], top1[at], low[at], high[at], by_label[at], losses[at])
             table.append((one.name, value, *numbers, len(one.values) > 1 and at == int(top1.argmin())))

@@ -110,7 +110,7 @@ SHELLS = (
         "what was available, wanted and taken, `sample_funnel` what each filter lost.",
         {"duckdb", "parquet"},
         ("rows_reconcile", "quotas_exact"),
-        (),
+        ("words_known",),
         ("media_urls", "occurrences", "taxa"),
     ),
     Shell(
@@ -185,7 +185,7 @@ MODEL_SHELLS = (
         "by slice, beside what label frequencies and nearest centroids would answer.",
         {"duckdb", "mlflow"},
         ("rows_reconcile",),
-        ("beats_baseline",),
+        ("beats_baseline", "slices_known"),
         ("trained_model", "splits"),
     ),
     Shell(
@@ -195,7 +195,7 @@ MODEL_SHELLS = (
         "test pictures that neither has seen, overall and on the protected slices.",
         {"duckdb", "mlflow"},
         ("rows_reconcile",),
-        (),
+        ("protected_slices",),
         ("evaluation_metrics",),
     ),
     Shell(

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from gbif_platform.part import stated
 from gbif_platform.settings import fingerprint
-from gbif_platform.steps.model_answers import Model, answer, nearest, several_labels, slice_values
+from gbif_platform.steps.model_answers import Model, answer, known_slices, nearest, several_labels, slice_values
 from gbif_platform.steps.run import Check, Report, Run
+from gbif_platform.steps.seen import training_rows, unseen
 from gbif_platform.steps.trained_model import (
     beside,
     labelled_pictures,
@@ -23,7 +24,7 @@ from gbif_platform.steps.trained_model import (
     stage_name,
     tracker_of,
 )
-from gbif_platform.storage.tables import Outcome
+from gbif_platform.storage.tables import Outcome, refusals
 
 if TYPE_CHECKING:
     from gbif_platform.evaluation.evaluate import Evaluation, Metric
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "evaluation_metrics"
-VERSION = "2"
+VERSION = "3"
 SHOWN_SUBSET = "test"
 SHOWN = (
     *("top1", "top1_low", "top1_high", "top5", "macro_accuracy", "macro_accuracy_low", "macro_accuracy_high"),
@@ -43,29 +44,39 @@ SHOWN = (
 """Numbers that stand by themselves on the asset, so that they plot over the snapshots; the table `metrics` has all."""
 TABLES = ("classes", "reliability", "coverage", "ranks", "rollup", "slices")
 KEPT = "evaluation.json"
+SAMPLE = 100
+"""Predictions that MLflow shows; the lake has all."""
+SEEN = "seen_by_the_model_it_was_started_from"
 
 
 def evaluation_metrics(run: Run, model: str) -> Report:
     """Ask the model about every picture outside `train`, and compute all metrics of each subset from its answers.
 
     Pictures of labels that the model does not know are asked about too: they say whether it can tell strangers.
+    Refused are those that a model has seen which this one was started from (`warm_start`).
     """
     name, spec = f"{model}/{NAME}", run.dataset.models[model].evaluation
     version = fingerprint(NAME, VERSION, run.version_of(stage_name(model)), stated(spec))
 
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
         pictures = labelled_pictures(run, con)
-        asked, train = pictures.filter(pl.col("subset") != "train"), pictures.filter(pl.col("subset") == "train")
-        known = Model.of(run, model_row(run, model)["bundle"])
+        outside, train = pictures.filter(pl.col("subset") != "train"), pictures.filter(pl.col("subset") == "train")
+        row = model_row(run, model)
+        known, seen = Model.of(run, row["bundle"]), training_rows(run.platform.objects, row["bundle"])
+        own = pl.col("bundle") == known.key
+        asked = new_to_ancestors(outside, seen.filter(~own))
+        refused = outside.join(asked, on="media_id", how="anti", maintain_order="left")["media_id"]
         answers = answer(run, name, known.key, asked, train)
-        judged = _Judged(run, model, asked, known, answers)
+        trained = seen.filter(own & (pl.col("subset") == "train"))["url_id"].n_unique()
+        judged = _Judged(run, model, asked, known, answers, trained)
         found = judged.evaluations()
         run.platform.objects.put(_kept_key(run, model, version), _as_json(found))
         _keep_calibration(run, known.key, judged.temperature, spec.tau)
         return Outcome(
             {"predictions": judged.predictions(), "evaluation_metrics": _metric_rows(run, model, found)},
+            len(outside),
             len(asked),
-            len(asked),
+            refused=refusals([(media_id, SEEN, row["start"]) for media_id in refused]),
         )
 
     written = run.compute(name, version, make, keys={"model": model})
@@ -76,16 +87,35 @@ def evaluation_metrics(run: Run, model: str) -> Report:
     return report
 
 
+def new_to_ancestors(pictures: pl.DataFrame, seen: pl.DataFrame) -> pl.DataFrame:
+    """The pictures outside `train` that say what a model is worth that was started from others, by media id.
+
+    Validation pictures that those were validated on stay: they have chosen models then as now, and taught none.
+
+    Args:
+        pictures: as of `labelled_pictures`. seen: of `training_rows`, those of the other models.
+    """
+    validation = pl.col("subset") == "validation"
+    kept = [
+        unseen(pictures.filter(~validation), seen),
+        unseen(pictures.filter(validation), seen.filter(pl.col("subset") == "train")),
+    ]
+    return pl.concat(kept).sort("media_id")
+
+
 class _Judged:
     """A model's answers to the pictures outside `train`, calibrated on `validation`."""
 
-    def __init__(self, run: Run, model: str, pictures: pl.DataFrame, known: Model, answers: str) -> None:
-        self._run, self._model, self._pictures, self._known, self._answers = run, model, pictures, known, answers
+    def __init__(
+        self, run: Run, model: str, pictures: pl.DataFrame, known: Model, answers: str, training_pictures: int
+    ) -> None:
+        self._run, self._known, self._answers = run, known, answers
+        self._pictures, self._training_pictures = pictures.with_row_index("answer_row"), training_pictures
         self._spec = run.dataset.models[model].evaluation
-        labels, tau = pictures["label"], self._spec.tau
-        self.temperature = known.temperature(run, answers, labels, pictures["subset"] == "validation", tau)
+        tau, validation = self._spec.tau, self._pictures.filter(pl.col("subset") == "validation")
+        self.temperature = known.temperature(run, answers, validation, tau)
         self.scores: Scores = known.scores(
-            run, answers, labels, tau=tau, temperature=self.temperature, k=self._spec.top_k
+            run, answers, pictures["label"], tau=tau, temperature=self.temperature, k=self._spec.top_k
         )
 
     def predictions(self) -> pl.DataFrame:
@@ -122,6 +152,7 @@ class _Judged:
                 self.scores.take(rows),
                 self._known.labels,
                 self._known.counts,
+                output=self._known.output,
                 group=self._pictures["group_id"].to_numpy()[rows],
                 slices={name: pl.Series(values).gather(rows) for name, values in slices.items()},
                 slice_min=spec.slice_min,
@@ -140,9 +171,14 @@ class _Judged:
 
         if self._known.output != "sigmoid":
             return []
-        known = pl.col("labels").list.set_intersection(self._known.labels)
-        pictures = self._pictures.with_row_index("answer_row")[rows].with_columns(known)
-        found = several_labels(self._run, self._answers, self._known, pictures)
+        found = several_labels(
+            self._run,
+            self._answers,
+            self._known,
+            self._pictures[rows],
+            temperature=self.temperature,
+            training_pictures=self._training_pictures,
+        )
         return [Metric(name, value, baseline=baseline) for name, (value, baseline) in found.items() if value == value]
 
 
@@ -218,6 +254,7 @@ def _describe(run: Run, model: str, report: Report) -> None:
     from gbif_platform.evaluation import plots
 
     found = kept_evaluation(run, model)
+    report.checks.append(_slices_known(run, run.dataset.models[model].evaluation.slices))
     if found is None:
         report.checks.append(Check("beats_baseline", False, f"no picture in subset {SHOWN_SUBSET}", only_warn=True))
         return
@@ -230,23 +267,55 @@ def _describe(run: Run, model: str, report: Report) -> None:
         report.tables["not_evaluated"] = pl.DataFrame({"label": found["unevaluated"]})
     report.pictures |= {
         "confusion_matrix": plots.confusion_matrix(found["confusion"], labels),
-        "reliability": plots.reliability_diagram(found["reliability"]),
         "coverage": plots.coverage_curve(found["coverage"]),
         "buckets": plots.bucket_bars(found["classes"]),
     }
-    if found["slices"] is not None:
-        report.pictures["slices"] = plots.slice_bars(found["slices"])
-    says = "top-1 {top1:.1%} ({top1_low:.1%} – {top1_high:.1%}), always the commonest label {baseline_top1:.1%}"
-    report.checks.append(Check("beats_baseline", found["beats_baseline"], says.format(**numbers), only_warn=True))
+    for name, draw in (("reliability", plots.reliability_diagram), ("slices", plots.slice_bars)):
+        if found[name] is not None:
+            report.pictures[name] = draw(found[name])
+    report.checks.append(Check("beats_baseline", found["beats_baseline"], _beside_baseline(numbers), only_warn=True))
     if report.written:
-        from gbif_platform.training.bundle import CALIBRATION
+        _track(run, model, numbers, report.pictures)
 
-        tracker = tracker_of(run, model)
-        tracker.log_metrics({f"{SHOWN_SUBSET}_{name}": value for name, value in numbers.items()})
-        calibration = run.platform.objects.get(f"{model_row(run, model)['bundle']}/{CALIBRATION}")
-        tracker.log_bytes(calibration, f"bundle/{CALIBRATION}")
-        for name, picture in report.pictures.items():
-            tracker.log_bytes(picture, f"{name}.png")
-        tracker.end("FINISHED")  # where MLflow was down during training, this is the first it hears of the run
-        for warning in tracker.warnings:
-            log.warning("%s: %s", model, warning)
+
+def _slices_known(run: Run, names: Sequence[str]) -> Check:
+    """A mistyped slice would be left out like one of which nothing is known."""
+    known = known_slices(run)
+    unknown = ", ".join(repr(name) for name in names if name not in known)
+    says = f"{unknown}: no such slice; known are {', '.join(sorted(known))}" if unknown else f"{len(names)} slices"
+    return Check("slices_known", not unknown, says, only_warn=True)
+
+
+def _beside_baseline(numbers: Mapping[str, float]) -> str:
+    says = "top-1 {top1:.1%} ({top1_low:.1%} – {top1_high:.1%})"
+    if "top1_low" not in numbers:
+        says = "{groups:.0f} groups are too few for an interval: it cannot be said; top-1 {top1:.1%}"
+    return f"{says}, always the commonest label {{baseline_top1:.1%}}".format(**numbers)
+
+
+def _track(run: Run, model: str, numbers: Mapping[str, float], pictures: Mapping[str, bytes]) -> None:
+    """Add to the model's MLflow run what it is worth, and some of its answers."""
+    from gbif_platform.training.bundle import CALIBRATION
+
+    tracker = tracker_of(run, model)
+    tracker.log_metrics({f"{SHOWN_SUBSET}_{name}": value for name, value in numbers.items()})
+    calibration = run.platform.objects.get(f"{model_row(run, model)['bundle']}/{CALIBRATION}")
+    tracker.log_bytes(calibration, f"bundle/{CALIBRATION}")
+    for name, picture in pictures.items():
+        tracker.log_bytes(picture, f"{name}.png")
+    sample = sample_predictions(run, model)
+    tracker.log_table(sample.columns, sample.rows(), "sample_predictions.json")
+    tracker.end("FINISHED")  # where MLflow was down during training, this is the first it hears of the run
+    for warning in tracker.warnings:
+        log.warning("%s: %s", model, warning)
+
+
+def sample_predictions(run: Run, model: str) -> pl.DataFrame:
+    """media_id, label, predicted, score and url of some pictures of the test subset: the first by media id, a hash."""
+    with run.reader() as con:
+        rows = run.rows(con, "predictions").filter(f"model = '{model}' AND subset = '{SHOWN_SUBSET}'")  # noqa: F841
+        media = run.rows(con, "media_urls", "media_id, url")  # noqa: F841
+        return con.sql(
+            "SELECT media_id, label, predicted, score, url FROM rows JOIN media USING (media_id) "
+            f"ORDER BY media_id LIMIT {SAMPLE}"
+        ).pl()

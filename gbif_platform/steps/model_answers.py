@@ -13,6 +13,7 @@ import polars as pl
 from gbif_platform.settings import fingerprint
 from gbif_platform.steps.run import Run
 from gbif_platform.steps.trained_model import beside, open_bundle
+from gbif_platform.training.config import EvaluationSpec
 
 if TYPE_CHECKING:
     from gbif_platform.evaluation.hierarchy import Hierarchy
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 LOGITS, EMBEDDINGS, NEAREST, ASKED = "logits.npy", "embeddings.npy", "nearest.npy", "asked.json"
 CENTROID_PICTURES = 50
 """Training pictures of a label whose embeddings make up its centroid; by media id, which is a hash."""
+MADE_SLICES = {
+    "year": ("event_date",),
+    "season": ("event_date", "decimal_latitude"),
+    "daylight": ("event_date", "decimal_latitude", "decimal_longitude"),
+    "observer": ("recorded_by",),
+}
+"""Slices that are no column, and the columns that they are made from."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +111,30 @@ class Model:
             k=k,
         )
 
-    def temperature(self, run: Run, answers: str, labels: pl.Series, fit: pl.Series, tau: float) -> float:
-        """The temperature that suits the pictures of `fit` (bool, N), for a prior."""
+    def temperature(self, run: Run, answers: str, pictures: pl.DataFrame, tau: float) -> float:
+        """The temperature that suits these pictures (answer_row, url_id, label, labels), for a prior."""
         from gbif_platform.evaluation.answers import Answers
-        from gbif_platform.evaluation.calibration import fit_temperature
+        from gbif_platform.evaluation.calibration import fit_sigmoid_temperature, fit_temperature
 
-        chosen = Answers.of_object(run.platform.objects, f"{answers}/{LOGITS}").select(fit.to_numpy())
-        numbers = self.numbers(labels.filter(fit))
-        return fit_temperature(chosen, numbers, output=self.output, adjustment=self.adjustment(tau))
+        kept, adjustment = Answers.of_object(run.platform.objects, f"{answers}/{LOGITS}"), self.adjustment(tau)
+        if self.output == "sigmoid":
+            rows, target = self.targets(pictures)
+            return fit_sigmoid_temperature(kept.select(rows), target, adjustment=adjustment)
+        own = kept.select(pictures["answer_row"].to_numpy())
+        return fit_temperature(own, self.numbers(pictures["label"]), adjustment=adjustment)
+
+    def targets(self, pictures: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """All that is true of each picture, once, however many of the rows (answer_row, url_id, label, labels) it has.
+
+        Returns:
+            int64 (n,), its row among the answers, and bool (n, C). Pictures of no label of the model's are left out.
+        """
+        known = pictures.filter(pl.col("label").is_in(self.labels))
+        one_each = known.unique("url_id", keep="first", maintain_order=True)
+        pairs = one_each.with_row_index("place").explode("labels").filter(pl.col("labels").is_in(self.labels))
+        target = np.zeros((len(one_each), len(self.labels)), dtype=bool)
+        target[pairs["place"].to_numpy(), self.numbers(pairs["labels"])] = True
+        return one_each["answer_row"].cast(pl.Int64).to_numpy(), target
 
 
 def answer(run: Run, stage: str, bundle_key: str, pictures: pl.DataFrame, train: pl.DataFrame | None = None) -> str:
@@ -161,21 +185,26 @@ def answer(run: Run, stage: str, bundle_key: str, pictures: pl.DataFrame, train:
 
 
 def several_labels(
-    run: Run, answers: str, known: Model, pictures: pl.DataFrame
+    run: Run, answers: str, known: Model, pictures: pl.DataFrame, *, temperature: float, training_pictures: int
 ) -> dict[str, tuple[float, float | None]]:
     """What is worth knowing of a sigmoid model besides: metric → value and that of the training's label frequencies.
 
     Args:
-        pictures: answer_row and labels of the pictures, all of them known to the model.
+        pictures: answer_row, url_id, label, labels; one of them at least with a label of the model's.
+        temperature: that the model answers with.
+        training_pictures: that the model's label counts are of.
     """
     from gbif_platform.evaluation.answers import Answers
     from gbif_platform.evaluation.multilabel import multilabel_values
 
-    logits = Answers.of_object(run.platform.objects, f"{answers}/{LOGITS}").select(pictures["answer_row"].to_numpy())
-    target = np.zeros((len(pictures), len(known.labels)), dtype=bool)
-    pairs = pictures.with_row_index("place").explode("labels").select("place", "labels")
-    target[pairs["place"].to_numpy(), known.numbers(pairs["labels"])] = True
-    found = multilabel_values(logits, target, prior=known.counts / known.counts.sum())
+    rows, target = known.targets(pictures)
+    found = multilabel_values(
+        Answers.of_object(run.platform.objects, f"{answers}/{LOGITS}").select(rows),
+        target,
+        temperature=temperature,
+        adjustment=known.adjustment(0.0),
+        prior=known.counts / training_pictures,
+    )
     return {
         "macro_average_precision": (found.macro_average_precision, None),
         "binary_log_loss": (found.binary_log_loss, found.baseline_log_loss),
@@ -199,6 +228,13 @@ def _npy(array: np.ndarray) -> bytes:
     buffer = BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def known_slices(run: Run) -> set[str]:
+    """All names that a slice can have; those of the default too where no record of the lake has the term."""
+    with run.reader() as con:
+        columns = {*run.rows(con, "media_urls").columns, *run.rows(con, "occurrences").columns}
+    return columns | {*MADE_SLICES, *EvaluationSpec().slices}
 
 
 def slice_values(run: Run, pictures: pl.DataFrame, names: Sequence[str]) -> Mapping[str, pl.Series | Any]:
@@ -228,15 +264,9 @@ def slice_values(run: Run, pictures: pl.DataFrame, names: Sequence[str]) -> Mapp
                 "WHERE subset = 'train' AND recorded_by IS NOT NULL"
             ).fetchall()
             observers = {name for (name,) in seen}
-    made = {
-        "year": ("event_date",),
-        "season": ("event_date", "decimal_latitude"),
-        "daylight": ("event_date", "decimal_latitude", "decimal_longitude"),
-        "observer": ("recorded_by",),
-    }
     found: dict[str, Any] = {}
     for name in names:
-        needs = made.get(name, (name,))
+        needs = MADE_SLICES.get(name, (name,))
         if any(column not in described.columns for column in needs):
             continue
         values = [described[column] for column in needs]
@@ -244,7 +274,7 @@ def slice_values(run: Run, pictures: pl.DataFrame, names: Sequence[str]) -> Mapp
         if name == "observer":
             of_rows = slices.observer(values[0], observers)
         else:
-            of_rows = getattr(slices, name)(*values) if name in made else values[0]
+            of_rows = getattr(slices, name)(*values) if name in MADE_SLICES else values[0]
         if set(of_rows) - {None, slices.UNKNOWN}:
             found[name] = of_rows
     return found

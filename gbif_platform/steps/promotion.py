@@ -12,8 +12,9 @@ import polars as pl
 from gbif_platform.part import stated
 from gbif_platform.settings import fingerprint
 from gbif_platform.steps.evaluation_metrics import NAME as EVALUATION
-from gbif_platform.steps.model_answers import Model, answer, slice_values
-from gbif_platform.steps.run import Report, Run
+from gbif_platform.steps.model_answers import Model, answer, known_slices, slice_values
+from gbif_platform.steps.run import Check, Report, Run
+from gbif_platform.steps.seen import RowsMissing, training_rows, unseen
 from gbif_platform.steps.trained_model import (
     bundle_folder,
     champion,
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "promotion"
-VERSION = "1"
+VERSION = "2"
+PROTECTED = "protected_slices"
 DECIDED = (
     "bundle",
     "champion_snapshot",
@@ -49,14 +51,14 @@ DECIDED = (
 def promotion(run: Run, model: str) -> Report:
     """Compare the model with the champion in force, picture by picture, and move the alias unless it is worse.
 
-    Both answer the test pictures of this snapshot, less those that the champion was trained on. What was decided stays:
-    a champion that comes later does not open the question again.
+    Both answer the test pictures of this snapshot, less those that either of them, or a model that it was started from,
+    has seen. What was decided stays: a champion that comes later does not open the question again.
     """
     name, spec = f"{model}/{NAME}", run.dataset.models[model].evaluation
     version = fingerprint(NAME, VERSION, run.version_of(f"{model}/{EVALUATION}"), stated(spec))
 
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
-        test = labelled_pictures(run, con).filter(pl.col("subset") == "test")
+        test = _test_pictures(run, con)
         row = _decision(run, model, name, test)
         tracker = tracker_of(run, model)
         tracker.log_metrics({"promoted": float(row["promoted"])})
@@ -84,17 +86,13 @@ def _decision(run: Run, model: str, stage: str, test: pl.DataFrame) -> dict[str,
     if force is None:
         promoted, reason = True, "the first model: there is no champion to compare it with"
     elif force["bundle"] == bundle:  # judged by other settings now: what made it champion stays
-        kept = _row(run, model)
-        return {name: kept[name] for name in DECIDED}
+        kept = _rows(run, model).filter(pl.col("promoted") & (pl.col("bundle") == bundle))
+        if len(kept):
+            return kept.select(DECIDED).row(0, named=True)
+        promoted, reason = True, "the model is the champion in force"
     else:
         row |= {"champion_snapshot": force["snapshot"], "champion_bundle": force["bundle"]}
-        test = _unseen(run, force["snapshot"], test)
-        if test.is_empty():
-            promoted, reason = False, "there is no test picture that the champion has not been trained on"
-        else:
-            found = _compared(run, model, stage, test, force["bundle"])
-            promoted, reason = found.promote, found.reason
-            row["comparison"] = json.dumps(found.table.to_pylist())
+        promoted, reason, test, row["comparison"] = _challenge(run, model, stage, test, force["bundle"])
     return row | {
         "test_digest": fingerprint(*test["media_id"].to_list()),
         "test_pictures": len(test),
@@ -104,20 +102,42 @@ def _decision(run: Run, model: str, stage: str, test: pl.DataFrame) -> dict[str,
     }
 
 
-def _unseen(run: Run, snapshot: str, test: pl.DataFrame) -> pl.DataFrame:
-    """The pictures that a model of another snapshot was neither trained nor chosen on: a group can have moved since."""
-    seen = run.platform.lake.frame(
-        "SELECT media_id FROM splits WHERE dataset = ? AND snapshot = ? AND subset IN ('train', 'validation')",
-        [run.dataset.name, snapshot],
+def _test_pictures(run: Run, con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    return labelled_pictures(run, con).filter(pl.col("subset") == "test")
+
+
+def _challenge(
+    run: Run, model: str, stage: str, test: pl.DataFrame, champion_bundle: str
+) -> tuple[bool, str, pl.DataFrame, str | None]:
+    """Whether the model takes the place of another, why, the pictures that decided, and the comparison as JSON."""
+    try:
+        # Not the splits of the champion's snapshot: those are made anew where a setting changes.
+        seen = training_rows(run.platform.objects, champion_bundle)
+    except RowsMissing as error:
+        log.warning("%s: %s: the champion gives way", stage, error.cause)
+        return True, f"the champion cannot be judged fairly any more: {error.cause}", test, None
+    test = _fair(run, model, test, seen)
+    if test.is_empty():
+        return False, "there is no test picture that neither the champion nor the model has seen", test, None
+    found = _compared(run, model, stage, test, champion_bundle)
+    return found.promote, found.reason, test, json.dumps(found.table.to_pylist())
+
+
+def _fair(run: Run, model: str, test: pl.DataFrame, seen: pl.DataFrame) -> pl.DataFrame:
+    """The pictures that neither the champion nor the model has seen, by media id, and where the model's answers are."""
+    own = training_rows(run.platform.objects, str(model_row(run, model)["bundle"]))
+    kept = run.platform.lake.frame(
+        "SELECT media_id, answers, answer_row FROM predictions WHERE dataset = ? AND snapshot = ? AND model = ?",
+        [run.dataset.name, run.snapshot, model],
     )
-    return test.join(seen, on="media_id", how="anti").sort("media_id")
+    return unseen(test, pl.concat([seen, own])).join(kept, on="media_id").sort("media_id")
 
 
 def _compared(run: Run, model: str, stage: str, test: pl.DataFrame, champion_bundle: str) -> "Comparison":
     from gbif_platform.evaluation.comparison import compare
 
     spec, own_bundle = run.dataset.models[model].evaluation, str(model_row(run, model)["bundle"])
-    candidate = _scores(run, own_bundle, _kept(run, model, test))
+    candidate = _scores(run, own_bundle, test)
     asked = test.with_columns(
         answers=pl.lit(answer(run, stage, champion_bundle, test)), answer_row=pl.int_range(pl.len())
     )
@@ -132,15 +152,6 @@ def _compared(run: Run, model: str, stage: str, test: pl.DataFrame, champion_bun
         margin=spec.margin,
         resamples=spec.resamples,
     )
-
-
-def _kept(run: Run, model: str, test: pl.DataFrame) -> pl.DataFrame:
-    """The pictures with the place of the model's answers to them."""
-    kept = run.platform.lake.frame(
-        "SELECT media_id, answers, answer_row FROM predictions WHERE dataset = ? AND snapshot = ? AND model = ?",
-        [run.dataset.name, run.snapshot, model],
-    )
-    return test.join(kept, on="media_id", how="left", maintain_order="left")
 
 
 def _scores(run: Run, bundle: str, asked: pl.DataFrame) -> "Scores":
@@ -188,17 +199,17 @@ def is_astray(run: Run, model: str) -> bool | None:
     return answer.version is None or answer.version.tags.get("bundle") != force["bundle"]
 
 
-def _row(run: Run, model: str) -> dict[str, Any]:
-    """The row of `promotions`."""
+def _rows(run: Run, model: str) -> pl.DataFrame:
+    """The row of `promotions`; none before the first decision."""
     return run.platform.lake.frame(
         "SELECT * FROM promotions WHERE dataset = ? AND snapshot = ? AND model = ?",
         [run.dataset.name, run.snapshot, model],
-    ).row(0, named=True)
+    )
 
 
 def decision(run: Run, model: str) -> dict[str, Any]:
     """The row of `promotions`, its comparison as a frame."""
-    row = _row(run, model)
+    row = _rows(run, model).row(0, named=True)
     table = pl.DataFrame(json.loads(row["comparison"] or "[]"), infer_schema_length=None)
     return row | {"comparison": table}
 
@@ -214,3 +225,35 @@ def _describe(run: Run, model: str, report: Report) -> None:
     }
     if len(found["comparison"]):
         report.tables["comparison"] = found["comparison"]
+    check = _protection(run, model)
+    report.checks.append(check)
+    if report.written and not check.passed:
+        log.warning("%s/%s: %s", model, NAME, check.description)
+
+
+def _protection(run: Run, model: str) -> Check:
+    """Whether each slice that is to be protected has values to compare; a mistyped name would protect nothing."""
+    from gbif_platform.evaluation.slices import slicings
+
+    spec = run.dataset.models[model].evaluation
+    if not spec.protected:
+        return Check(PROTECTED, True, "no slice is protected")
+    with run.reader() as con:
+        test = _test_pictures(run, con)
+    found = slice_values(run, test, spec.protected)
+    compared = {one.name for one in slicings(found, spec.slice_min)}
+    known = known_slices(run)
+    unknown = [name for name in spec.protected if name not in known]
+    empty = [name for name in spec.protected if name in known and name not in found]
+    rare = [name for name in found if name not in compared]
+    troubles = [
+        f"{', '.join(map(repr, names))}: {trouble}"
+        for names, trouble in (
+            (unknown, f"no such slice; known are {', '.join(sorted(known))}"),
+            (empty, "known of no test picture, nothing to compare"),
+            (rare, f"no value has {spec.slice_min} test pictures, nothing to compare"),
+        )
+        if names
+    ]
+    says = "; ".join(troubles) or f"compared by {', '.join(spec.protected)}"
+    return Check(PROTECTED, not troubles, says, only_warn=True)

@@ -43,7 +43,12 @@ def training_rows(objects: ObjectStore, bundle: str) -> pl.DataFrame:
 
 
 def unseen(pictures: pl.DataFrame, seen: pl.DataFrame) -> pl.DataFrame:
-    """The pictures (media_id, url_id, group_id) of which no copy and no other member of the group is among `seen`."""
-    for key in ("media_id", "url_id", "group_id"):
-        pictures = pictures.join(seen, on=key, how="anti", maintain_order="left")
-    return pictures
+    """The pictures of which no copy and no other member of the group is among `seen`, in their order.
+
+    Args:
+        pictures: media_id, url_id, group_id. A group that has another id since is known by any of its pictures here.
+        seen: of `training_rows`.
+    """
+    keys = ("media_id", "url_id", "group_id")
+    met = pl.concat([pictures.join(seen, on=key, how="semi").select("group_id") for key in keys])
+    return pictures.join(met, on="group_id", how="anti", maintain_order="left")

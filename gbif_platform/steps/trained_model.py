@@ -20,8 +20,9 @@ from gbif_platform.settings import fingerprint
 from gbif_platform.sources.snapshots import find_snapshot
 from gbif_platform.steps.credit import citation_of
 from gbif_platform.steps.run import Check, Report, Run
-from gbif_platform.steps.seen import keep_training_rows
+from gbif_platform.steps.seen import ROWS, RowsMissing, keep_training_rows, training_rows, unseen
 from gbif_platform.storage.tables import RANKS, Outcome, refusals
+from gbif_platform.training.weights_file import weights_digest
 
 if TYPE_CHECKING:
     from gbif_platform.training.bundle import Bundle, Provenance
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "trained_model"
-VERSION = "2"
+VERSION = "3"
 BUNDLE_FILES = ("bundle.json", "model.safetensors")
 TAXON_TERMS = (*RANKS, *(f"{rank}_key" for rank in RANKS), "taxon_key")
 
@@ -77,15 +78,16 @@ def trained_model(run: Run, model: str) -> Report:
         PlatformError: the backbone or its weights are not to be had.
     """
     name, spec = stage_name(model), run.dataset.models[model]
-    version = fingerprint(NAME, VERSION, run.version_of("splits"), stated(spec.training()))
+    version = _version(run, model)
     work = run.platform.work_folder("training", run.dataset.name, fingerprint(run.snapshot), f"{model}-{version}")
 
     def make(con: duckdb.DuckDBPyConnection, _: Path) -> Outcome:
         lake_version = run.platform.lake.version()
-        rows = labelled_pictures(run, con).filter(_taken(spec.train_on))
+        pictures = labelled_pictures(run, con)
+        rows = pictures.filter(_taken(spec.train_on))
         labels = sorted(rows.filter(pl.col("subset") == "train")["label"].unique())
         known = rows.filter(pl.col("label").is_in(labels))
-        start = _start(run, model)
+        start = _start(run, model, pictures.filter(pl.col("subset") == "test"))
         bundle_key, result, run_id = _train(run, model, version, known, labels, lake_version, work, start)
         stranger = rows.filter(~pl.col("label").is_in(labels))
         refused = [(row, "label_not_in_training", label) for row, label in stranger.select("media_id", "label").rows()]
@@ -114,16 +116,38 @@ def trained_model(run: Run, model: str) -> Report:
     return report
 
 
-def _start(run: Run, model: str) -> str | None:
-    """The bundle that the training starts from, where the dataset file asks for a warm start and there is one."""
+def _version(run: Run, model: str) -> str:
+    """Fingerprint of what the weights follow from: pictures, settings, the content of a weights file."""
+    spec = run.dataset.models[model]
+    return fingerprint(
+        NAME, VERSION, run.version_of("splits"), stated(spec.training()), weights_digest(spec.pretrained)
+    )
+
+
+def _start(run: Run, model: str, test: pl.DataFrame) -> str | None:
+    """The bundle that the training starts from, where the dataset file asks for a warm start and there is one.
+
+    Args:
+        test: the pictures that the model will be judged on, less those that the champion has seen.
+    """
     found = champion(run, model) if run.dataset.models[model].warm_start else None
     if found is None or found["snapshot"] == run.snapshot:
         return None
-    backbone = json.loads(run.platform.objects.get(f"{found['bundle']}/bundle.json"))["backbone"]
+    name, bundle = stage_name(model), str(found["bundle"])
+    backbone = json.loads(run.platform.objects.get(f"{bundle}/bundle.json"))["backbone"]
     if backbone != run.dataset.models[model].backbone:
-        log.warning("%s: the champion's backbone is %s: no warm start", stage_name(model), backbone)
+        log.warning("%s: the champion's backbone is %s: no warm start", name, backbone)
         return None
-    return str(found["bundle"])
+    try:
+        left = len(unseen(test, training_rows(run.platform.objects, bundle)))
+    except RowsMissing as error:
+        log.warning("%s: %s: no warm start", name, error.cause)
+        return None
+    if left < len(test):
+        says = "%s: the champion of snapshot %s has seen %d of the %d test pictures, or others of their groups: %s"
+        then = "the model that starts from it is judged on the rest" if left else "no warm start"
+        log.warning(says, name, found["snapshot"], len(test) - left, len(test), then)
+    return bundle if left or test.is_empty() else None
 
 
 def _train(
@@ -338,7 +362,7 @@ def _describe(run: Run, model: str, report: Report) -> None:
 def _bundle_check(run: Run, model: str, *, whole: bool) -> Check:
     """Whether the bundle can be used; a new one is read whole, one that was checked before is only looked for."""
     key = model_row(run, model)["bundle"]
-    missing = [file for file in BUNDLE_FILES if not run.platform.objects.exists(f"{key}/{file}")]
+    missing = [file for file in (*BUNDLE_FILES, ROWS) if not run.platform.objects.exists(f"{key}/{file}")]
     if missing:
         return Check("bundle_loads", False, f"{', '.join(missing)} of {key} is gone: train the model again")
     try:

@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbif_platform.evaluation.bootstrap import Difference, Ratio, group_codes, intervals, macro_by, sums, value_of
+from gbif_platform.evaluation.bootstrap import (
+    LEAST_GROUPS,
+    Difference,
+    Ratio,
+    group_codes,
+    intervals,
+    macro_by,
+    sums,
+    value_of,
+)
 from gbif_platform_tests.evaluation.made import noisy
 
 
@@ -76,16 +85,19 @@ def test_the_interval_is_the_same_for_the_same_seed_and_any_order() -> None:
     assert one.tolist() != intervals({"a": top1(right, group)}, 20, seed=5)["a"].tolist()
 
 
-def test_one_group_alone_has_no_width() -> None:
+@pytest.mark.parametrize("groups", [1, LEAST_GROUPS - 1])
+def test_few_groups_have_no_interval_rather_than_one_that_looks_sure(groups: int) -> None:
     _, right = rightness(50, 3)
-    low, high = intervals({"a": top1(right, np.zeros(50, int))}, 1)["a"][0]
-    assert low == high == pytest.approx(right.mean())
+    found = intervals({"a": top1(right, np.arange(50) % groups)}, groups)["a"]
+    assert found.shape == (1, 2)
+    assert np.isnan(found).all()
+    assert np.isfinite(intervals({"a": top1(right, np.arange(50) % LEAST_GROUPS)}, LEAST_GROUPS)["a"]).all()
 
 
 def test_what_no_resample_has_is_nan() -> None:
-    group = np.arange(3)
-    nothing = Ratio(sums(group, np.zeros(3)), sums(group, np.zeros(3)))
-    assert np.isnan(intervals({"a": nothing}, 3)["a"]).all()
+    group = np.arange(20)
+    nothing = Ratio(sums(group, np.zeros(20)), sums(group, np.zeros(20)))
+    assert np.isnan(intervals({"a": nothing}, 20)["a"]).all()
 
 
 @settings(max_examples=50, deadline=None)

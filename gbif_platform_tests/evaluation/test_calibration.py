@@ -3,10 +3,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from gbif_platform.evaluation.answers import Answers
-from gbif_platform.evaluation.calibration import calibration_errors, fit_temperature, reliability
+from gbif_platform.evaluation.calibration import (
+    calibration_errors,
+    fit_sigmoid_temperature,
+    fit_temperature,
+    reliability,
+)
+from gbif_platform.evaluation.multilabel import multilabel_values
 from gbif_platform.evaluation.scores import prior_adjustment, score
 from gbif_platform_tests.evaluation.made import half
 
@@ -78,3 +85,42 @@ def test_large_sets_are_drawn_from_and_the_prior_counts() -> None:
     assert some[0] == pytest.approx(2.0, rel=0.2)
     adjustment = prior_adjustment(np.arange(10) * 100, 1.0)
     assert fit_temperature(answers, label, adjustment=adjustment) != pytest.approx(2.0, rel=0.01)
+
+
+def true_of(logits: np.ndarray, temperature: float, adjustment: np.ndarray | float = 0.0) -> np.ndarray:
+    """Labels that are each true as often as its sigmoid says at this temperature."""
+    return np.random.default_rng(2).random(logits.shape) < expit(logits / temperature + adjustment)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_sigmoid_logits_get_the_temperature_that_labels_were_drawn_at(temperature: float) -> None:
+    """Also those that are calibrated as they are, although nearly all labels of a row are false."""
+    logits = np.random.default_rng(1).normal(-3, 2, (2000, 12)).astype(np.float16).astype(np.float64)
+    target, answers = true_of(logits, temperature), Answers.of_array(logits)
+    found = fit_sigmoid_temperature(answers, target)
+    assert found == pytest.approx(temperature, rel=0.05)
+    share = expit(logits / found).mean()
+    assert share == pytest.approx(target.mean(), rel=0.05), "as many labels as it promises"
+    served, raw = (multilabel_values(answers, target, temperature=t).binary_log_loss for t in (found, 1.0))
+    assert served <= raw + 1e-6
+
+
+def test_an_adjustment_is_added_before_the_sigmoid() -> None:
+    logits = np.random.default_rng(1).normal(0, 3, (2000, 4)).astype(np.float16).astype(np.float64)
+    adjustment = np.array([-4.0, -2, -1, 0])
+    target, answers = true_of(logits, 2.0, adjustment), Answers.of_array(logits)
+    assert fit_sigmoid_temperature(answers, target, adjustment=adjustment) == pytest.approx(2.0, rel=0.08)
+    found = multilabel_values(answers, target, temperature=2.0, adjustment=adjustment).binary_log_loss
+    share = expit(logits / 2 + adjustment)
+    assert found == pytest.approx(-np.log(np.where(target, share, 1 - share)).mean())
+
+
+def test_few_sigmoid_rows_give_a_temperature_near_1_and_many_are_drawn_from() -> None:
+    logits = np.random.default_rng(1).normal(-3, 2, (3000, 3)).astype(np.float16).astype(np.float64)
+    target = true_of(logits, 2.0)
+    assert fit_sigmoid_temperature(Answers.of_array(logits[:0]), target[:0]) == 1
+    assert 0.4 < fit_sigmoid_temperature(Answers.of_array(np.full((1, 3), 4.0)), np.ones((1, 3), bool)) <= 1
+    answers = Answers.of_array(logits)
+    some = [fit_sigmoid_temperature(answers, target, most_rows=1000, seed=seed) for seed in (1, 1, 2)]
+    assert some[0] == some[1] != some[2]
+    assert some[0] == pytest.approx(2.0, rel=0.2)

@@ -33,7 +33,8 @@ def test_the_card_says_what_it_is_for_what_it_is_worth_and_whose_pictures_it_has
     card = model_card(data)
     titles = ("Intended use", "What it is worth", "Limits", "Labels without test data", "Licences", "How to cite")
     said = ("GBIF.org (15 January 2026)", "41\N{NO-BREAK SPACE}000", data.unevaluated[0])
-    for part in (*(f"## {title}" for title in titles), *said):
+    unseen = "Neither it nor a model that it was started from was trained or chosen on them"
+    for part in (*(f"## {title}" for title in titles), *said, unseen):
         assert part in card, part
     top1 = next(line for line in card.splitlines() if line.startswith("| Top-1 accuracy |"))
     assert top1.count("%") == 4, "value, interval, and two baselines"

@@ -53,9 +53,9 @@ def test_a_model_that_wins_overall_but_loses_in_a_protected_slice_is_refused() -
 
 
 def test_values_with_few_rows_do_not_decide() -> None:
-    """Five rows of one country all lost: too few to say."""
+    """Twelve rows of one country all lost: too few to say where twenty are asked for."""
     base = some(0.1, 1)
-    place = np.where(np.arange(ROWS) < 5, "FO", "DK")
+    place = np.where(np.arange(ROWS) < 12, "FO", "DK")
     elsewhere = (np.arange(ROWS) >= 100) & (np.arange(ROWS) < 120)
     candidate, champion = model(base | (place == "FO")), model((base | elsewhere) & (place != "FO"))
     for least, promoted in ((20, True), (5, False)):
@@ -102,6 +102,34 @@ def test_pictures_of_one_occurrence_are_one_piece_of_evidence() -> None:
     candidate, champion = model(np.arange(ROWS) < 12), model(np.zeros(ROWS, bool))
     assert compare(candidate, champion, NAME, group=np.maximum(np.arange(ROWS), 11), resamples=300).promote
     assert not compare(candidate, champion, NAME, resamples=300).promote
+
+
+@pytest.mark.parametrize("groups", [1, 9])
+@pytest.mark.parametrize("margin", [0.0, 0.01])
+def test_too_few_groups_decide_nothing(groups: int, margin: float) -> None:
+    """A better model is not promoted by the pictures of a handful of outings either."""
+    found = compare(
+        model(some(0.1, 1)), model(some(0.4, 2)), NAME, group=np.arange(ROWS) % groups, margin=margin, resamples=100
+    )
+    assert not found.promote
+    assert f"Too few groups to decide: the pictures are of {groups}" in found.reason
+    row = found.table.to_pylist()[0]
+    assert row["difference"] > 0
+    assert (row["low"], row["high"], row["worse"]) == (None, None, False)
+
+
+def test_a_protected_value_of_a_few_groups_decides_nothing() -> None:
+    """All its pictures are of two outings, where the candidate fails: a hundred pictures, two pieces of evidence."""
+    outing = COUNTRY == "NO"
+    group = np.where(outing, np.arange(ROWS) // 3 % 2, np.arange(ROWS))
+    base = some(0.3, 1)
+    candidate, champion = model(base | outing), model(base)
+    table = {"country_code": COUNTRY}
+    found = compare(candidate, champion, NAME, group=group, protected=table, margin=0.5, resamples=100)
+    assert found.promote
+    rows = [row for row in found.table.to_pylist() if row["value"] == "NO"]
+    assert [(row["low"], row["high"]) for row in rows] == [(None, None)] * 3
+    assert not compare(candidate, champion, NAME, protected=table, margin=0.5, resamples=100).promote
 
 
 def test_rows_that_do_not_belong_together_are_told() -> None:

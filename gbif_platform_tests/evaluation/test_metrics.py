@@ -12,6 +12,7 @@ from gbif_platform.evaluation.metrics import (
     accuracy_values,
     brier,
     buckets,
+    confidence_values,
     confusion_counts,
     f1_macro,
     lca_severity,
@@ -84,7 +85,8 @@ def test_agreement_with_torchmetrics_and_scikit_learn_on_many_rows() -> None:
 def test_numbers_stay_in_their_range(case: tuple[np.ndarray, np.ndarray]) -> None:
     label, logits = case
     scores = scores_of(label, logits)
-    values = accuracy_values(scores, np.arange(logits.shape[1])) | probability_values(scores)
+    values = accuracy_values(scores, np.arange(logits.shape[1]))
+    values |= probability_values(scores) | confidence_values(scores)
     for name, value in values.items():
         assert value >= 0 or np.isnan(value), name
         assert value <= 1 or np.isnan(value) or name in ("log_loss", "brier"), name
