@@ -46,7 +46,9 @@ def init(platform: Platform) -> None:
 @click.argument("name", metavar="DATASET")
 @click.option("--snapshot", "key", help="A snapshot's key; default: the source as it is now.")
 @click.option("--select", "names", help="Assets, separated by commas; what they need and is missing comes along.")
-@click.option("--retry-failed", is_flag=True, help="Ask again for every failed picture, also before its retry date.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Ask again for every picture that did not come, before its date too."
+)
 @with_platform
 def run(platform: Platform, name: str, key: str | None, names: str | None, retry_failed: bool) -> None:
     """Materialise a dataset's assets for one snapshot.

@@ -205,6 +205,12 @@ class Dataset(Part):
         listed = isinstance(source, Mapping) and ("urls" in source or "image_folder" in source)
         return {"label": "label", **attributes} if listed else attributes
 
+    @field_validator("images", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, images: Any) -> Any:
+        """YAML reads `resize: no` as false."""
+        return {**images, "resize": "no"} if isinstance(images, Mapping) and images.get("resize") is False else images
+
     @model_validator(mode="after")
     def _models_learn_from_train(self) -> "Dataset":
         for name, model in self.models.items():

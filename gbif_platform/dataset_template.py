@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gbif_platform.dataset import COMPONENT, DatasetFileError, parse_dataset
 from gbif_platform.gbif.terms import snake_case
-from gbif_platform.sources.list_files import columns_of, files_of
+from gbif_platform.sources.list_files import columns_of, files_of, has_rows, no_rows
 from gbif_platform.sources.url_list import LABEL, common_column
 
 TEMPLATE = """\
@@ -76,10 +76,13 @@ def list_start(path: Path, url_column: str | None = None, label_column: str | No
     """What to say of lists of URLs: columns that are not named are found by common names.
 
     Raises:
-        ListUnreadable: there is no list.
+        ListUnreadable: there is no list, or not a row in it.
         DatasetFileError: it has no such column, or none that is known to hold URLs.
     """
-    columns = list(dict.fromkeys(name for file in files_of(path) for name in columns_of(file)))
+    files = files_of(path)
+    if not any(map(has_rows, files)):
+        raise no_rows(path)
+    columns = list(dict.fromkeys(name for file in files for name in columns_of(file)))
     has = f"it has: {', '.join(columns) or 'none'}"
     for named in (url_column, label_column):
         if named and named not in columns:

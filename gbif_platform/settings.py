@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     fetch_processes: int = Field(0, ge=0, description="processes that fetch and decode; 0 = one per CPU")
     fetch_concurrency: int = Field(64, ge=1, description="image requests in flight")
     fetch_per_host: int = Field(16, ge=1, description="image requests in flight to one host at most; fewer at first")
-    fetch_timeout: float = Field(30.0, gt=0, description="seconds for one image, connection to last byte")
+    fetch_timeout: float = Field(
+        30.0, gt=0, description="seconds for one image, connection to last byte; half, or 15, without a byte"
+    )
     fetch_retries: int = Field(3, ge=0, description="further tries after a transient failure")
     fetch_max_bytes: int = Field(64 * 2**20, ge=1, description="largest body accepted")
     fetch_max_pixels: int = Field(100_000_000, ge=1, description="largest picture decoded")
@@ -60,7 +62,7 @@ class Settings(BaseSettings):
     )
     fetch_gbif_cache: bool = Field(True, description="ask GBIF's image cache, one at a time, where a host fails")
     refresh_days: int = Field(0, ge=0, description="ask hosts whether a picture this old has changed; 0 = never")
-    retry_failed: bool = Field(False, description="ask again for every failed picture, also before its retry date")
+    retry_failed: bool = Field(False, description="ask again for every picture that did not come, before its date too")
     shard_images: int = Field(1000, ge=1, description="pictures in one shard")
     shard_cache_gb: float = Field(20.0, ge=0, description="local copies of shards that are read from S3, at most")
 

@@ -181,6 +181,13 @@ def test_list_and_check_go_on_past_a_broken_file(home: Home, tmp_path: Path) -> 
     assert home("dataset", "check", "frogs").exit_code == 0
 
 
+def test_a_word_that_gbif_may_have_added_since_is_told_and_no_mistake(home: Home) -> None:
+    home.dataset("frogs", "{archive: frogs.zip}", filters="{exclude_issue: [SOMETHING_NEW]}")
+    checked = home("dataset", "check", "frogs")
+    assert checked.exit_code == 0
+    assert "frogs: sound; filters.exclude_issue: 'SOMETHING_NEW' is no issue of GBIF that is known" in checked.stdout
+
+
 def test_a_snapshot_is_added_once_by_whatever_name_it_has(home: Home) -> None:
     with Sandbox() as sandbox:
         one, two = (sandbox.publish(SandboxDataset(size=12, troubles=0)) for _ in range(2))

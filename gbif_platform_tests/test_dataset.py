@@ -30,6 +30,15 @@ def test_source_and_label_are_enough() -> None:
     assert dataset.split.subsets == {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
+def test_no_is_a_word_for_resizing_whatever_yaml_thinks_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "frogs.yaml"
+    for written in ("no", "'no'"):
+        file.write_text(GOOD + f"  images: {{resize: {written}}}\n")
+        assert read_dataset(file).images.resize == "no"
+    with pytest.raises(DatasetFileError, match=r"frogs\.yaml:5: images"):
+        parse_dataset(GOOD + "  images: {resize: yes}\n", FILE)
+
+
 @pytest.mark.parametrize(
     ("added", "told"),
     [
@@ -54,6 +63,21 @@ def test_source_and_label_are_enough() -> None:
         ("  split: {rare: {below: 5, subset: test}}\n", "neither a hold-out nor the rare labels"),
         ("  models: {m: {train_on: validation}}\n", "'validation' is neither train nor a nested part of it"),
         ("  filters: {country: [NO]}\n", "quote it: 'NO'"),
+        ('  filters:\n    event_date: "2020,2010"\n', "6: filters.event_date: '2020,2010' is no date range"),
+        ("  filters: {licences: [CC-BY-5]}\n", "5: filters.licences: 'CC-BY-5' is no licence policy"),
+        ("  filters:\n    country:\n    - DK\n    - UKK\n", "8: filters.country.1: 'UKK' is no country code"),
+        (
+            "  sampling: {policy: balanced, per_label: 100000000000000000000000}\n",
+            "5: sampling.per_label: Input should be",
+        ),
+        ("  split: {subsets: {train: 1.0, a: {of: a, fraction: 0.1}}}\n", "a of a: a subset cannot be part of itself"),
+        (
+            "  split: {subsets: {train: 1.0, a: {of: b, fraction: 0.1}, b: {of: a, fraction: 0.1}}}\n",
+            "a subset cannot be part of itself",
+        ),
+        ("  split: {holdout: {test: {}}}\n", "5: split.holdout.test: Dictionary should have at least 1 item"),
+        ("  split: {holdout: {test: {year: []}}}\n", "5: split.holdout.test.year: List should have at least 1 item"),
+        ("  split: {holdout: {test: {year: 2024}}}\n", "5: split.holdout.test.year: Input should be a valid list"),
         ("  sampling: {policy: sqrt}\n", "policy sqrt needs total"),
         ("  split: {subsets: {test: 1.0}}\n", "a subset called train is needed"),
         (

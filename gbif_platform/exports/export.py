@@ -82,7 +82,10 @@ def write_export(
 def _own(folder: Path) -> Iterator[None]:
     """Keep other processes out, and leave nothing of the work behind."""
     work = folder / WORK
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot write into {folder}: {error.strerror}", "name a folder of yours") from error
     try:
         with FileLock(work / "lock", timeout=0):
             for left in work.iterdir():
@@ -114,8 +117,8 @@ class _Writer:
             _remove(self.folder, unwanted)
             self._tell(after)
             after = self._pictures(after, missing, read)
-        beside, changed = self._beside(after)
-        manifest = replace(self.before, files=pl.concat([after, beside]), complete=True)
+        beside, folders, changed = self._beside(after)
+        manifest = replace(self.before, files=pl.concat([after, beside]), folders=folders, complete=True)
         if changed := changed or bool(missing.height or unwanted) or not manifest.same_as(self.before):
             manifest.write(self.folder)
         written, files = missing["file"].n_unique(), after["file"].n_unique()
@@ -131,12 +134,13 @@ class _Writer:
             up_to_date=not changed,
         )
 
-    def _tell(self, pictures: pl.DataFrame, beside: pl.DataFrame | None = None) -> None:
-        """Write the manifest of a folder in work."""
+    def _tell(self, pictures: pl.DataFrame, beside: pl.DataFrame | None = None, folders: Iterable[str] = ()) -> None:
+        """Write the manifest of a folder in work, which has both what was there and what will be."""
         others = self.before.files.filter(pl.col("media_id").is_null())
         if beside is not None:
             others = pl.concat([others.join(beside, "file", "anti"), beside])
-        replace(self.before, files=pl.concat([pictures, others]), complete=False).write(self.folder)
+        own = sorted({*self.before.folders, *folders})
+        replace(self.before, files=pl.concat([pictures, others]), folders=own, complete=False).write(self.folder)
 
     def _pictures(self, after: pl.DataFrame, missing: pl.DataFrame, read: Read) -> pl.DataFrame:
         """Write what is missing; returns the manifest's rows with sizes and digests."""
@@ -158,8 +162,9 @@ class _Writer:
             raise
         return _with(after, done)
 
-    def _beside(self, after: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
-        """Write the other files where they differ; returns their rows, and whether any was written or removed."""
+    def _beside(self, after: pl.DataFrame) -> tuple[pl.DataFrame, list[str], bool]:
+        """Write the other files, and make the folders, where they differ; returns the rows of the files, the folders,
+        and whether anything was written or removed."""
         shards = (
             after.select(*FILE).unique("file").sort("file") if self.layout.in_shards else after.select(*FILE).clear()
         )
@@ -170,26 +175,27 @@ class _Writer:
             rows = _with(_unwritten(found), [described(staged, path) for path in found])
             unwanted = _not_in(self.before.files.filter(pl.col("media_id").is_null()), rows)
             differing = rows.filter(~pl.Series(_sound(self.folder, rows.select(*FILE), verify=True), dtype=pl.Boolean))
-            if differing.height or unwanted:
-                self._tell(after, rows)
+            folders = sorted(path.relative_to(staged).as_posix() for path in staged.glob("*/*") if path.is_dir())
+            if differing.height or unwanted or folders != self.before.folders:
+                self._tell(after, rows, folders)
                 _remove(self.folder, unwanted)
             for path in differing["file"]:
                 (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (staged / path).replace(self.folder / path)
-            changed = _same_folders(staged, self.folder)
-        return rows, changed or bool(differing.height or unwanted)
+            changed = _same_folders(self.folder, folders, self.before.folders)
+        return rows, folders, changed or bool(differing.height or unwanted)
 
 
-def _same_folders(staged: Path, folder: Path) -> bool:
-    """Make the empty folders that there are to be, and remove others; returns whether there was something to do."""
-    wanted = {path.relative_to(staged) for path in staged.glob("*/*") if path.is_dir()}
-    there = {path.relative_to(folder) for path in folder.glob("*/*") if path.is_dir() and path.parent.name != WORK}
-    for path in wanted - there:
+def _same_folders(folder: Path, wanted: Iterable[str], before: Iterable[str]) -> bool:
+    """Make the folders that there are to be, and remove those of before; returns whether any was made."""
+    missing = [path for path in wanted if not (folder / path).is_dir()]
+    for path in missing:
         (folder / path).mkdir(parents=True)
-    empty = [path for path in there - wanted if not any((folder / path).iterdir())]
-    for path in empty:
-        (folder / path).rmdir()
-    return bool(wanted - there or empty)
+    for path in sorted(set(before) - set(wanted)):
+        with suppress(OSError):  # not empty, or gone with its last picture
+            (folder / path).rmdir()
+            (folder / path).parent.rmdir()
+    return bool(missing)
 
 
 def _placed(export: Export, layout: Layout, before: Manifest) -> pl.DataFrame:

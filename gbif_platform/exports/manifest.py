@@ -41,12 +41,14 @@ class Manifest:
         files: one row for each picture in each file, and one with a null media_id for each file without pictures:
             file, size and sha256 of the file (null: not whole yet), media_id, subset, label, and content, a digest of
             all that the file says about that picture.
+        folders: those that the export has made for themselves, as one for each class, also without a picture.
         complete: whether nothing is missing.
     """
 
     dataset: str
     format: str
     files: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SCHEMA))
+    folders: list[str] = field(default_factory=list)
     complete: bool = False
 
     @property
@@ -60,7 +62,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it into the folder, whole or not at all."""
-        note = {"dataset": self.dataset, "format": self.format, "complete": self.complete}
+        note = {name: getattr(self, name) for name in ("dataset", "format", "folders", "complete")}
         part = folder / WORK / NAME
         part.parent.mkdir(exist_ok=True)
         self.files.select(*SCHEMA).rechunk().write_parquet(part, metadata={NOTE: json.dumps(note)})
@@ -96,10 +98,12 @@ def _read(file: Path) -> Manifest:
     try:
         note = json.loads(pl.read_parquet_metadata(file)[NOTE])
         files = pl.read_parquet(file).select(*SCHEMA).cast(SCHEMA)  # type: ignore[arg-type]
-        found = Manifest(str(note["dataset"]), str(note["format"]), files, bool(note["complete"]))
+        folders = [str(name) for name in note.get("folders", [])]
+        found = Manifest(str(note["dataset"]), str(note["format"]), files, folders, bool(note["complete"]))
     except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise ExportError(f"{file} is no manifest of an export", "name a new folder") from error
     outside = pl.col("file").str.contains(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.?([/\\]|$)|\x00") | (pl.col("file") == "")
-    if found.files.select((outside | pl.col("file").is_null()).any()).item():
+    named = pl.concat([found.files.select("file"), pl.DataFrame({"file": found.folders}, schema={"file": pl.String})])
+    if named.select((outside | pl.col("file").is_null()).any()).item():
         raise ExportError(f"{file} names files outside its folder", "name a new folder")
     return found

@@ -75,6 +75,21 @@ def columns_of(file: Path) -> list[str]:
         return list(dict.fromkeys(name for row in firsts for name in row))
 
 
+def no_rows(path: Path) -> ListUnreadable:
+    """What is said of a list, or a folder of lists, without a row."""
+    return ListUnreadable(f"{path} lists no rows", "name a list with a URL in it")
+
+
+def has_rows(file: Path) -> bool:
+    """Whether a list has any row, be it one that cannot be read.
+
+    Raises:
+        ListUnreadable: it is damaged.
+    """
+    refused: list[Rejected] = []
+    return any(rows.num_rows or refused for rows in tables(file, refused)) or bool(refused)
+
+
 def tables(file: Path, refused: list[Rejected]) -> Iterator[pa.Table]:
     """The rows of a list: `row_ref`, and its columns in snake case as text.
 
@@ -135,6 +150,7 @@ def _delimited(file: Path, names: list[str], form: TextFormat, refused: list[Rej
     reader = RowReader(partial(MemberStream, member, file.name), file.name, form)
     reader.rejected = refused
     replaced = 0
+    yield pa.table({name: pa.nulls(0, pa.string()) for name in (ROW_REF, *names)})  # columns are known without a row
     for rows, lines in reader.tables():
         places = pc.binary_replace_slice(pc.cast(lines, pa.string()), 0, 0, f"{file.name}:")
         found = {names[int(column[1:])]: values for column, values in zip(rows.column_names, rows.columns, strict=True)}

@@ -1,6 +1,6 @@
 """Lists of URLs as a source: every row is an occurrence of its own with one picture."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gbif_platform.gbif.retry import Progress
 from gbif_platform.gbif.terms import TYPES, snake_case
 from gbif_platform.sources.column_file import ROW_GROUP, ColumnFile
 from gbif_platform.sources.darwin_core import without_bad_ids
-from gbif_platform.sources.list_files import OWN, tables
+from gbif_platform.sources.list_files import OWN, no_rows, tables
 from gbif_platform.storage.tables import Outcome
 
 KIND = "urls"
@@ -47,13 +47,13 @@ def common_column(columns: Iterable[str], meaning: str) -> str | None:
     return next((spelt[name] for name in COMMON_NAMES[meaning] if name in spelt), None)
 
 
-def collect(files: Iterable[Path], file: Path, progress: Progress | None = None) -> None:
+def collect(files: Sequence[Path], file: Path, progress: Progress | None = None) -> None:
     """Write all rows of some lists into one Parquet file: row_ref and the columns as text.
 
     Rows that cannot be read are in it too, with `refused` (a reason) and `refused_detail`, and nothing else.
 
     Raises:
-        ListUnreadable: a file is damaged or no list.
+        ListUnreadable: a file is damaged or no list, or there is no row in any.
     """
     refused: list[Rejected] = []
     with ColumnFile(file, pa.schema([(name, pa.string()) for name in OWN[:3]])) as out:
@@ -66,6 +66,8 @@ def collect(files: Iterable[Path], file: Path, progress: Progress | None = None)
                 progress(out.rows, None, "rows of the list")
         if refused:
             out.write(_refused_rows(refused))
+        if not out.rows:
+            raise no_rows(files[0] if len(files) == 1 else files[0].parent)
 
 
 def _refused_rows(refused: list[Rejected]) -> pa.Table:
@@ -108,15 +110,13 @@ def occurrence_rows(con: duckdb.DuckDBPyConnection, listed: Path, source: UrlLis
         SELECT row_ref, coalesce(refused, 'no_url') AS reason, coalesce(refused_detail, 'the row has no URL') AS detail
         FROM rows WHERE refused IS NOT NULL OR {_url(names)} IS NULL""").pl()
     (rows_in,) = rows.count("*").fetchone() or (0,)
-    outcome = Outcome(
-        {"occurrences": file},
-        rows_in=rows_in,
-        rows_out=rows_in - len(refused) - len(duplicates),
-        refused=pl.concat([refused, duplicates]),
-    )
-    if outcome.rows_out == 0:
-        raise PlatformError("the list holds no URL", "check source.urls.files and source.urls.url_column")
-    return outcome
+    refused = pl.concat([refused, duplicates])
+    if rows_in == len(refused):
+        said = "".join(f"; {place}: {reason}, {detail}" for place, reason, detail in refused.head(1).iter_rows())
+        raise PlatformError(
+            f"the list holds no URL in {rows_in:,} rows{said}", "check source.urls.files and source.urls.url_column"
+        )
+    return Outcome({"occurrences": file}, rows_in=rows_in, rows_out=rows_in - len(refused), refused=refused)
 
 
 def media_lines(con: duckdb.DuckDBPyConnection, occurrences: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:

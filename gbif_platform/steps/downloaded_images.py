@@ -15,11 +15,11 @@ from gbif_platform.images.run import ORIGINAL
 from gbif_platform.images.shards import ShardProblem, read_member
 from gbif_platform.plots import bars
 from gbif_platform.settings import fingerprint
-from gbif_platform.steps.fetch_plan import fetch_wanted
+from gbif_platform.steps.fetch_plan import HOPELESS, fetch_wanted
 from gbif_platform.steps.run import Check, Report, Run
 from gbif_platform.storage import tables
 from gbif_platform.storage.lake import quoted
-from gbif_platform.storage.tables import Outcome
+from gbif_platform.storage.tables import TAKEN_DOWN, Outcome
 
 NAME = "downloaded_images"
 GRID = 30
@@ -36,6 +36,13 @@ OUTCOMES = (
     "failed, count(*) FILTER (WHERE status = 'refused') AS refused, mode(reason) FILTER (WHERE status <> 'ok') AS "
     "main_reason, coalesce(sum(source_bytes), 0)::BIGINT AS bytes_received"
 )
+CURES = {
+    "forbidden_address": "set GBIF_PLATFORM_ALLOW_PRIVATE_HOSTS=1 if hosts inside your own network may be asked",
+    "robots": "take from GBIF_PLATFORM_FETCH_ROBOTS what need not be heeded",
+    "too_many_bytes": "raise GBIF_PLATFORM_FETCH_MAX_BYTES",
+    "too_many_pixels": "raise GBIF_PLATFORM_FETCH_MAX_PIXELS",
+}
+"""What lets pictures come that were refused for a reason."""
 
 
 class NothingArrived(PlatformError):
@@ -55,9 +62,7 @@ def downloaded_images(run: Run) -> Report:
         rows_in = run.count("balanced_samples")
         arrived = _count(con, "SELECT count(*) FROM seen WHERE status = 'ok'")
         if rows_in and not arrived:
-            raise NothingArrived(
-                _reasons(con), f"check the network, then gbif-platform run {run.dataset.name} --retry-failed"
-            )
+            raise _nothing_arrived(con, run.dataset.name)
         seconds = time.monotonic() - start
         written = run.compute(
             NAME, fingerprint(NAME, upstream, _state(con)), lambda _, work: _outcome(con, work, rows_in, seconds)
@@ -96,12 +101,17 @@ def _outcome(con: duckdb.DuckDBPyConnection, work: Path, rows_in: int, seconds: 
     return Outcome({}, rows_in, rows_in - tables.row_count(refused), refused=refused, seconds=seconds)
 
 
-def _reasons(con: duckdb.DuckDBPyConnection) -> str:
+def _nothing_arrived(con: duckdb.DuckDBPyConnection, dataset: str) -> NothingArrived:
     total = _count(con, "SELECT count(*) FROM seen")
     counts = con.execute(
         "SELECT coalesce(reason, 'not_fetched'), count(*) AS n FROM seen GROUP BY 1 ORDER BY n DESC, 1 LIMIT 4"
     ).fetchall()
-    return f"none of {total:,} pictures arrived: " + ", ".join(f"{count:,} {reason}" for reason, count in counts)
+    cause = f"none of {total:,} pictures arrived: " + ", ".join(f"{count:,} {reason}" for reason, count in counts)
+    main = counts[0][0]
+    if main in (*HOPELESS, TAKEN_DOWN):
+        return NothingArrived(cause, f"choose other pictures for {dataset}: these are never asked for again")
+    cure = CURES.get(main, "check the network, and some of the addresses")
+    return NothingArrived(cause, f"{cure}, then gbif-platform run {dataset} --retry-failed")
 
 
 def _numbers(rounds: list[FetchSummary]) -> dict[str, int | float]:

@@ -10,6 +10,7 @@ from gbif_platform.cpus import cpus
 from gbif_platform.images.candidates import GBIF_CACHE as CACHED
 from gbif_platform.images.plan import Wanted
 from gbif_platform.images.progress import FetchProgress, FetchSummary
+from gbif_platform.images.reasons import NEVER, RULES
 from gbif_platform.images.request import FetchOptions
 from gbif_platform.images.run import ORIGINAL, Row, fetch_images
 from gbif_platform.sources.gbif_source import endpoint
@@ -20,6 +21,8 @@ from gbif_platform.storage.tables import TAKEN_DOWN
 SMALL_PLAN = 200
 """Pictures that one process fetches sooner than several have started."""
 GBIF_CACHE = "/v1/image/cache"
+HOPELESS = tuple(reason for reason, rule in RULES.items() if rule == NEVER)
+"""Reasons that no setting and no host can change: the address itself is none."""
 
 
 def wanted(run: Run, *, retry_failed: bool = False) -> pl.DataFrame:
@@ -30,7 +33,7 @@ def wanted(run: Run, *, retry_failed: bool = False) -> pl.DataFrame:
     in `etag`, `last_modified` and, where a rendition is stored, `rendition` and `rendition_url`.
 
     Args:
-        retry_failed: every failure is due.
+        retry_failed: everything that is not stored is due, but for what is HOPELESS.
     """
     keep = run.dataset.images.keep_original
     missing = _missing("stored", retry_failed) + (f" OR {_missing('originals', retry_failed)}" if keep else "")
@@ -67,8 +70,8 @@ def _of_stored(missing: str) -> list[str]:
 
 def _missing(rows: str, retry_failed: bool) -> str:
     """SQL: there is no row of a URL, or one of a failure that is due."""
-    due = f"{rows}.status = 'failed'" if retry_failed else f"{rows}.status <> 'ok' AND {rows}.retry_at <= now()"
-    return f"({rows}.status IS NULL OR ({due}))"
+    due = f"{rows}.reason NOT IN {HOPELESS}" if retry_failed else f"{rows}.retry_at <= now()"
+    return f"({rows}.status IS NULL OR ({rows}.status <> 'ok' AND {due}))"
 
 
 def fetch_options(run: Run, total: int) -> FetchOptions:

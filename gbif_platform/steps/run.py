@@ -80,7 +80,7 @@ class Run:
         if version is None:
             raise UpstreamMissing(
                 f"{name} of {self.dataset.name}, snapshot {self.snapshot}, is not materialised",
-                f"gbif-platform run {self.dataset.name} --snapshot {self.snapshot}",
+                f"gbif-platform run {self.dataset.name} --snapshot {self.snapshot} --select {name}",
             )
         return version
 

@@ -1,9 +1,13 @@
 """Lists of URLs from the command line to shards and splits, with the pictures on a host of this machine."""
 
+import re
+import shlex
+import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from gbif_platform.dataset import read_dataset
@@ -34,6 +38,7 @@ STEPS = (
     splits,
     catalogue,
 )
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "from-img2dataset.md"
 LABELS = ("Rana temporaria", "Bufo bufo")
 
 
@@ -64,6 +69,31 @@ def test_a_text_of_urls_becomes_shards_without_labels(home: Home, host: FaultyHo
     ]
     sampled = home.rows("SELECT label, count(*) AS n FROM balanced_samples GROUP BY label")
     assert sampled == [{"label": "unlabelled", "n": 7}], "one did not come"
+
+
+def test_the_guides_commands_make_of_a_list_what_img2dataset_makes(
+    home: Home, host: FaultyHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    urls = [host.url(f"good/{n}") for n in range(6)]
+    told = {"TEXT": ["a bird"] * 6, "license": ["CC BY 4.0"] * 6, "author": ["Ada"] * 6}
+    pl.DataFrame({"URL": urls, **told}).write_parquet("birds.parquet")
+    (block,) = re.findall(r"(?s)becomes\n\n```bash\n(.*?)```", GUIDE.read_text())
+    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["gbif-platform"] * 3
+    for command in commands:
+        done = home(*command[1:])
+        assert done.exit_code == 0, done.stderr
+    assert "6 pictures as webdataset" in done.stdout
+    assert not home.rows("SELECT * FROM models"), "nothing was trained"
+    read = pl.concat([pl.read_parquet(file) for file in sorted(Path("birds").glob("*/*.parquet"))])
+    assert sorted(read["url"]) == urls
+    assert set(read["creator"]) == {"Ada"}
+    members: list[str] = []
+    for file in Path("birds").glob("*/*.tar"):
+        with tarfile.open(file) as shard:
+            members += shard.getnames()
+    assert {name for name in members if name.endswith(".jpg")} == set(read["key"] + ".jpg")
 
 
 def all_steps(home: Home, file: Path) -> None:

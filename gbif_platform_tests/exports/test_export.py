@@ -240,6 +240,36 @@ def test_a_users_own_files_in_an_export_stay(tmp_path: Path) -> None:
     assert (folder / "train" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_users_own_empty_folders_in_an_export_stay(tmp_path: Path, kind: str) -> None:
+    stock, folder = Stock(), tmp_path / "export"
+    rows = stock.rows(24)
+    write(stock, rows, kind, folder)
+    for mine in (".git/branches", "notes/empty", "train/mine"):
+        (folder / mine).mkdir(parents=True)
+    assert write(stock, rows, kind, folder).up_to_date
+    write(stock, rows.filter(pl.col("label") != "Bufo bufo"), kind, folder)
+    for mine in (".git/branches", "notes/empty", "train/mine"):
+        assert (folder / mine).is_dir(), mine
+
+
+def test_the_folder_of_a_class_without_a_picture_goes_with_its_class(tmp_path: Path) -> None:
+    stock, folder = Stock(), tmp_path / "export"
+    rows = stock.rows(24).with_columns(subset=pl.lit("train"))
+    write(stock, rows.filter(pl.col("label") == "Bufo bufo").vstack(rows[2:3].with_columns(subset=pl.lit("test"))),
+          "imagefolder", folder)  # fmt: skip
+    assert (folder / "test" / "Bufo bufo").is_dir()
+    write(stock, rows[2:3].with_columns(subset=pl.lit("test")), "imagefolder", folder)
+    assert {path.relative_to(folder).as_posix() for path in folder.glob("*") if path.is_dir()} == {"test"}
+    assert {path.name for path in (folder / "test").iterdir()} == {rows["label"][2]}
+
+
+def test_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot write into /proc/x") as error:
+        write(Stock(), Stock().rows(4), "imagefolder", Path("/proc/x"))
+    assert error.value.next_step == "name a folder of yours"
+
+
 @pytest.mark.parametrize("file", ["../victim.txt", "/tmp/victim.txt", "train/../../victim.txt", "C:\\victim.txt", ""])
 def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path, file: str) -> None:
     stock, folder = Stock(), tmp_path / "export"
@@ -247,6 +277,9 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path, file: 
     (tmp_path / "victim.txt").write_text("mine")
     row = {"file": file, "size": 4, "sha256": "0", "media_id": "m", "subset": "train", "label": "a", "content": "c"}
     Manifest("frogs", "imagefolder", pl.DataFrame([row]), complete=True).write(folder)
+    with pytest.raises(ExportError, match="outside its folder"):
+        write(stock, stock.rows(4), "imagefolder", folder)
+    Manifest("frogs", "imagefolder", folders=[file], complete=True).write(folder)
     with pytest.raises(ExportError, match="outside its folder"):
         write(stock, stock.rows(4), "imagefolder", folder)
     assert (tmp_path / "victim.txt").exists()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from gbif_platform.curation.media import media_rows
 from gbif_platform.dataset import UrlList
+from gbif_platform.dataset_template import list_start
 from gbif_platform.errors import PlatformError
 from gbif_platform.sources.list_files import ListUnreadable, columns_of, files_of
 from gbif_platform.sources.url_list import UnknownColumn, collect, common_column, media_lines, occurrence_rows
@@ -261,6 +262,36 @@ def test_what_is_no_list_is_told_by_name(name: str, content: bytes, tmp_path: Pa
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ListUnreadable, match=re.escape(name)):
         Listed(tmp_path / name, tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.csv", b"url,label\n"),
+        ("list.tsv", b""),
+        ("list.txt", b"\n\n"),
+        ("list.json", b"[]"),
+        ("list.jsonl", b""),
+        ("list.csv.gz", gzip.compress(b"url,label\n")),
+        ("list.parquet", None),
+    ],
+)
+def test_a_list_without_a_row_is_told_by_name(name: str, content: bytes | None, tmp_path: Path) -> None:
+    if content is None:
+        pl.DataFrame({"url": []}, schema={"url": pl.String}).write_parquet(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ListUnreadable, match=re.escape(f"{tmp_path / name} lists no rows")):
+        Listed(tmp_path / name, tmp_path / "work")
+    with pytest.raises(ListUnreadable, match=re.escape(f"{tmp_path / name} lists no rows")):
+        list_start(tmp_path / name)
+
+
+def test_a_list_of_which_no_row_can_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("url,label\na,b,c\n")
+    assert list_start(tmp_path / "list.csv").label == "label"
+    with pytest.raises(PlatformError, match=r"holds no URL in 1 rows; list\.csv:2: wrong_field_count"):
+        Listed(tmp_path / "list.csv", tmp_path / "work")
 
 
 def test_where_there_is_no_list(tmp_path: Path) -> None:

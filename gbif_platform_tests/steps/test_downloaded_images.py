@@ -43,10 +43,11 @@ def photo(number: int, side: int = 48) -> bytes:
 
 
 class Host:
-    """Serves `pictures` by path, with ETags; `asked` lists path and status of every request."""
+    """Serves `pictures` by path, with ETags and `headers`; `asked` lists path and status of every request."""
 
     def __init__(self) -> None:
         self.pictures: dict[str, bytes] = {}
+        self.headers: dict[str, str] = {}
         self.asked: list[tuple[str, int]] = []
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,7 +59,8 @@ class Host:
                 status = 404 if data is None else 304 if handler.headers["If-None-Match"] == etag else 200
                 self.asked.append((handler.path, status))
                 handler.send_response(status)
-                handler.send_header("ETag", etag)
+                for name, value in {"ETag": etag, **self.headers}.items():
+                    handler.send_header(name, value)
                 body = data if data and status == 200 else b""
                 handler.send_header("Content-Length", str(len(body)))
                 handler.end_headers()
@@ -95,9 +97,8 @@ class World:
 
     def reset(self, **settings: Any) -> None:
         """Other settings from now on."""
-        self.platform = Platform(
-            Settings(home=self.home, allow_private_hosts=True, fetch_retries=0, shard_images=3, **settings)
-        )
+        usual: dict[str, Any] = {"allow_private_hosts": True, "fetch_retries": 0, "shard_images": 3}
+        self.platform = Platform(Settings(home=self.home, **usual | settings))
 
     def run(self, name: str = "frogs", images: str = "{size: 32}", source: str = ARCHIVE, **more: Any) -> Run:
         text = FILE.format(name=name, images=images, source=source)
@@ -225,6 +226,45 @@ def test_nothing_at_all_is_said_with_its_reasons(world: World) -> None:
     world.host.pictures.clear()
     with pytest.raises(NothingArrived, match="none of 6 pictures arrived: 6 http_404"):
         world.fetch()
+
+
+@pytest.mark.parametrize(
+    ("strict", "reason", "named"),
+    [
+        ({"allow_private_hosts": False}, "forbidden_address", "GBIF_PLATFORM_ALLOW_PRIVATE_HOSTS=1"),
+        ({"fetch_robots": "noai"}, "robots", "GBIF_PLATFORM_FETCH_ROBOTS"),
+        ({"fetch_max_bytes": 100}, "too_many_bytes", "GBIF_PLATFORM_FETCH_MAX_BYTES"),
+        ({"fetch_max_pixels": 100}, "too_many_pixels", "GBIF_PLATFORM_FETCH_MAX_PIXELS"),
+    ],
+)
+def test_what_a_setting_refused_comes_once_it_allows_it(
+    world: World, strict: dict[str, Any], reason: str, named: str
+) -> None:
+    world.host.headers = {"X-Robots-Tag": "noai"}
+    world.reset(**{"fetch_robots": ""} | strict)
+    with pytest.raises(NothingArrived, match=f"6 {reason}") as nothing:
+        world.fetch()
+    assert named in nothing.value.next_step
+    assert nothing.value.next_step.endswith("gbif-platform run frogs --retry-failed")
+    world.reset(fetch_robots="", retry_failed=True)
+    assert world.fetch()[0].numbers["rows"] == 6
+
+
+def test_what_can_never_come_is_not_asked_for_even_on_demand(world: World) -> None:
+    world.fetch()
+    for number, reason in enumerate(("invalid_url", "unsupported_scheme")):
+        with world.platform.lake.transaction("test", reason) as con:
+            con.execute(
+                f"UPDATE lake.images SET status = 'refused', reason = '{reason}' WHERE ends_with(url, '/{number}.jpg')"
+            )
+    take_down(world.platform.lake, [world.ledger()[2]["url"]], "asked by its photographer", "test")
+    world.reset(retry_failed=True)
+    report, asked = world.fetch()
+    assert (asked, report.numbers["rows"]) == ([], 3)
+    take_down(world.platform.lake, [row["url"] for row in world.ledger()], "asked by its photographer", "test")
+    with pytest.raises(NothingArrived, match="taken_down") as nothing:
+        world.fetch()
+    assert "--retry-failed" not in nothing.value.next_step
 
 
 def test_old_pictures_are_asked_whether_they_have_changed(world: World) -> None:

@@ -58,7 +58,7 @@ class World:
             step(self.run)
         duplicate_images(self.run)
         splits(self.run)
-        with pytest.raises(UpstreamMissing):
+        with pytest.raises(UpstreamMissing, match=f"run insects --snapshot {DOI} --select catalogue"):
             export(self.run, "imagefolder", home / "too-early")
         catalogue(self.run)
         self.rows = self.platform.lake.frame("FROM catalogue ORDER BY media_id")

@@ -153,7 +153,7 @@ def test_what_cannot_be_compared_says_what_to_do(world: World) -> None:
     tables.put_snapshot(world.platform.lake, "insects", "10.15468/dl.sand09", known, author="test")
     with pytest.raises(UpstreamMissing, match="media_urls of insects") as missing:
         diff(world.platform, world.dataset, FIRST, "10.15468/dl.sand09")
-    assert missing.value.next_step == "gbif-platform run insects --snapshot 10.15468/dl.sand09"
+    assert missing.value.next_step == "gbif-platform run insects --snapshot 10.15468/dl.sand09 --select media_urls"
 
 
 def lone_medium(platform: Platform, snapshot: str, label: str, occurrence_license: str) -> None:
