@@ -72,6 +72,7 @@ def compare(
     protected: Mapping[str, object] | None = None,
     slice_min: int = 20,
     margin: float = 0.0,
+    log_loss: bool = True,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Comparison:
@@ -86,6 +87,7 @@ def compare(
     Args:
         label: N names of the true labels, as both models' macro accuracy averages over them.
         group: one key a row, see `evaluate`. protected: slice → N values.
+        log_loss: whether to show it too; not of sigmoid models, whose probabilities are no parts of one whole.
 
     Raises:
         ComparisonError: no rows, or parts of other lengths.
@@ -94,7 +96,8 @@ def compare(
     codes = group_codes(group, len(candidate))
     truth = np.unique(np.asarray(label), return_inverse=True)[1].reshape(-1)
     parts = [Slicing(ALL, [ALL], np.zeros(len(truth), np.int64)), *slicings(protected or {}, slice_min)]
-    table = _table(candidate, champion, parts, truth, codes, _Rule(margin, resamples, seed))
+    shown = (*JUDGED, _LOSS) if log_loss else tuple(JUDGED)
+    table = _table(candidate, champion, parts, truth, codes, _Rule(margin, shown, resamples, seed))
     if (groups := int(codes.max()) + 1) < LEAST_GROUPS:
         says = f"Too few groups to decide: the pictures are of {groups}, and with under {LEAST_GROUPS} chance decides."
         return Comparison(False, says, table)
@@ -105,6 +108,7 @@ def compare(
 @dataclass(frozen=True)
 class _Rule:
     margin: float
+    shown: tuple[str, ...]
     resamples: int
     seed: int
 
@@ -130,7 +134,7 @@ def _table(
     for part in parts:
         counts = np.bincount(part.code[part.code >= 0], minlength=len(part.values))
         few = _groups(part, group) < LEAST_GROUPS
-        for metric in (_MACRO, _TOP1, _LOSS):
+        for metric in rule.shown:
             one, other = (value_of(models[part.name, metric], groups) for models in (ours, theirs))
             certain = np.where(few[:, None], np.nan, bounds[f"{part.name} {metric}"])
             for at, (low, high) in enumerate(certain):

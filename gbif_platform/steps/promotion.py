@@ -150,6 +150,7 @@ def _compared(run: Run, model: str, stage: str, test: pl.DataFrame, champion_bun
         protected=slice_values(run, test, spec.protected),
         slice_min=spec.slice_min,
         margin=spec.margin,
+        log_loss=all(Model.of(run, one).output == "softmax" for one in (own_bundle, champion_bundle)),
         resamples=spec.resamples,
     )
 

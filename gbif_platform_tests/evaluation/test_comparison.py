@@ -70,6 +70,8 @@ def test_the_table_has_all_figures_with_intervals() -> None:
     assert [row["metric"] for row in rows[:3]] == ["macro_accuracy", "top1", "log_loss"]
     assert {row["value"] for row in rows[3:]} == {"DK", "SE", "NO"}
     assert len(rows) == 12
+    without = judged(model(some(0.2, 1)), model(some(0.3, 2)), log_loss=False).table.to_pylist()
+    assert without == [row for row in rows if row["metric"] != "log_loss"]
     for row in rows:
         assert row["low"] <= row["difference"] <= row["high"]
         assert row["difference"] == pytest.approx(row["candidate"] - row["champion"])
