@@ -17,9 +17,10 @@ import aiohttp
 from gbif_platform.gbif.checklists import BACKBONE, check_taxon_keys
 from gbif_platform.gbif.credentials import Credentials
 from gbif_platform.gbif.errors import BadRequest, GbifError, NotAuthorised, NotFound, TooManyDownloads, Unreachable
-from gbif_platform.gbif.retry import TRANSIENT_STATUS, Patience, Transient, retry_after_s
+from gbif_platform.gbif.retry import TRANSIENT_STATUS, Patience, Transient
 from gbif_platform.gbif.search_fields import as_query, parameter, predicate_key
 from gbif_platform.gbif.species import Match, read_match_v1, read_match_v2
+from gbif_platform.retry_after import retry_after
 
 GBIF = "https://api.gbif.org"
 SEARCH_LIMIT = 100_000
@@ -338,6 +339,6 @@ def _raise(response: aiohttp.ClientResponse, text: str) -> NoReturn:
     said = " ".join(text.split())[:_LONGEST_TEXT]
     cause = f"{response.url.with_query(None)} answered {response.status}: {said or response.reason}"
     if response.status in TRANSIENT_STATUS:
-        raise Transient(cause, retry_after_s(response.headers.get("Retry-After")))
+        raise Transient(cause, retry_after(response.headers.get("Retry-After")))
     kind, next_step = _ERRORS.get(response.status, (BadRequest, "correct the request as GBIF says"))
     raise kind(cause, next_step)

@@ -31,7 +31,8 @@ from gbif_platform.gbif.download_errors import (
     UnknownDownload,
 )
 from gbif_platform.gbif.errors import NotFound, Unreachable
-from gbif_platform.gbif.retry import TRANSIENT_STATUS, Patience, Progress, Transient, retry_after_s
+from gbif_platform.gbif.retry import TRANSIENT_STATUS, Patience, Progress, Transient
+from gbif_platform.retry_after import retry_after
 
 EXECUTING = ("PREPARING", "RUNNING", "SUSPENDED")
 ERASED_SOON = timedelta(days=30)
@@ -412,7 +413,7 @@ def _check_response(response: aiohttp.ClientResponse, ref: DownloadRef) -> None:
         raise DownloadErased(ref)
     if response.status in TRANSIENT_STATUS:
         cause = f"{response.url} answered {response.status}"
-        raise Transient(cause, retry_after_s(response.headers.get("Retry-After")))
+        raise Transient(cause, retry_after(response.headers.get("Retry-After")))
     if response.status >= 300:
         raise DownloadError(f"{response.url} answered {response.status} {response.reason}", "check the endpoint")
 

@@ -1,9 +1,7 @@
 """Which of GBIF's answers pass by themselves, how long to wait, and when to give up."""
 
 import asyncio
-import email.utils
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,18 +25,6 @@ class Transient(Exception):
 
 PASSING = (Transient, aiohttp.ClientError, TimeoutError, ConnectionError)
 """What is tried again."""
-
-
-def retry_after_s(value: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number, or a date (RFC 9110, section 10.2.3)."""
-    if not value:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, OverflowError):  # a year or a zone beyond the calendar
-        return None
 
 
 Progress = Callable[[int, int | None, str], None]

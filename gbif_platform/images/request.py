@@ -1,14 +1,11 @@
 """One HTTP request: the bytes of a body, a redirect, or a typed trouble. It always ends within its deadline."""
 
 import asyncio
-import re
 import socket
 import ssl
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from urllib.parse import urljoin
 
@@ -18,6 +15,7 @@ from yarl import URL
 
 from gbif_platform.images.addresses import BadURLError, ForbiddenAddressError, guarded_connector, web_url
 from gbif_platform.images.robots import refused_by
+from gbif_platform.retry_after import retry_after
 
 CHUNK = 256 * 1024
 # Of a body, before the transport is asked to pause: most pictures come without a pause.
@@ -27,8 +25,6 @@ GZIP_MAGIC = b"\x1f\x8b"
 REDIRECTS = {301, 302, 303, 307, 308}
 # RFC 9110: what says when to come back.
 RETRY_AFTER_STATUSES = {408, 425, 429, 500, 502, 503, 504}
-# A host that asks for longer names no time that means anything.
-LONGEST_PAUSE = 365 * 24 * 3600.0
 
 
 class FetchOptions(BaseModel):
@@ -216,24 +212,6 @@ def _redirect_target(response: aiohttp.ClientResponse) -> URL:
         raise Trouble(error.reason, f"redirected to {location[:200]!r}: {error.detail}", response.status) from error
     except ValueError as error:
         raise Trouble("bad_redirect", f"{location[:200]!r}: {error}", response.status) from error
-
-
-def retry_after(header: str | None) -> float | None:
-    """Seconds to wait, from either form of Retry-After (RFC 9110, 10.2.3), at most LONGEST_PAUSE.
-
-    None where there is none to be read.
-    """
-    if not header:
-        return None
-    if re.fullmatch(r"\s*\d+\s*", header):
-        return min(float(header), LONGEST_PAUSE)
-    try:
-        when = parsedate_to_datetime(header)
-    except (ValueError, OverflowError):
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), LONGEST_PAUSE)
 
 
 class _Decoder:

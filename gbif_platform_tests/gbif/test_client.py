@@ -27,7 +27,8 @@ from gbif_platform.gbif.errors import (
     Unreachable,
     WrongChecklist,
 )
-from gbif_platform.gbif.retry import Patience, retry_after_s
+from gbif_platform.gbif.retry import Patience
+from gbif_platform.retry_after import retry_after
 from gbif_platform_tests.gbif.replay import DROP, Recording, Served, recordings, replaying, scripted
 
 PASSWORD = "p@ss/wörd' 100%"
@@ -313,7 +314,7 @@ def test_retry_after_may_be_a_date() -> None:
 
 @pytest.mark.parametrize("header", ["²", "soon", "Fri, 21 Nov 2025 00:00:00 +99999999999999999999"])
 def test_a_retry_after_that_says_nothing_is_none(header: str) -> None:
-    assert retry_after_s(header) is None
+    assert retry_after(header) is None
 
 
 def test_a_dropped_connection_is_tried_again_and_then_given_up() -> None:

@@ -18,9 +18,10 @@ from gbif_platform.images import addresses
 from gbif_platform.images.fetch import fetch
 from gbif_platform.images.manners import learn
 from gbif_platform.images.plan import Wanted
-from gbif_platform.images.request import LONGEST_PAUSE, FetchOptions, retry_after
+from gbif_platform.images.request import FetchOptions
 from gbif_platform.images.schedule import MOST_KNOWN
 from gbif_platform.images.transform import Transform
+from gbif_platform.retry_after import LONGEST_PAUSE, retry_after
 from gbif_platform_tests.images.faulty_host import Bucket, FaultyHost, picture
 from gbif_platform_tests.images.fetching import OPTIONS, fetch_all, run
 
