@@ -13,6 +13,7 @@ import duckdb
 
 from gbif_platform.curation.dates import DATES, DateRange, date_range, interval
 from gbif_platform.curation.spec import Filters, Value
+from gbif_platform.curation.vocabulary import issue
 from gbif_platform.errors import PlatformError
 from gbif_platform.gbif.licences import UNKNOWN, allowed
 from gbif_platform.gbif.terms import snake_case
@@ -204,9 +205,7 @@ def _place(columns: Mapping[str, str], filters: Filters) -> list[Condition]:
         too_much = f"coalesce(o.{column} > {literal(filters.max_coordinate_uncertainty)}, true)"
         found.append(Condition("coordinate_uncertainty", too_much, _shown(column)))
     if filters.exclude_issue and "issue" in columns:
-        has = [
-            f"contains(';' || o.issue || ';', {literal(f';{name.strip().upper()};')})" for name in filters.exclude_issue
-        ]
+        has = [f"contains(';' || o.issue || ';', {literal(f';{issue(name)};')})" for name in filters.exclude_issue]
         found.append(Condition("issue", f"coalesce({' OR '.join(has)}, false)", _shown("issue")))
     return found
 

@@ -114,7 +114,7 @@ class Filters(Part):
     @property
     def doubts(self) -> list[str]:
         """Words that GBIF did not have when this was written, each in a sentence that names its key."""
-        issues = [word for word in self.exclude_issue if word.strip().upper() not in vocabulary.ISSUES]
+        issues = [word for word in self.exclude_issue if vocabulary.issue(word) not in vocabulary.ISSUES]
         bases = [
             word
             for word in self.basis_of_record or []

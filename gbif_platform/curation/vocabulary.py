@@ -62,9 +62,9 @@ _WORD = re.compile(r"[A-Z][A-Z0-9_]*")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def check_issue(issue: str) -> None:
+def check_issue(word: str) -> None:
     """Raise ValueError where a text is nearly one of ISSUES, or has not their form."""
-    _check_word(issue, issue.strip().upper(), ISSUES, "issue")
+    _check_word(word, issue(word), ISSUES, "issue")
 
 
 def check_basis_of_record(word: str) -> None:
@@ -86,6 +86,11 @@ def check_dataset_key(key: str) -> None:
     """Raise ValueError where a text is no UUID, as the keys of GBIF's datasets are."""
     if not _UUID.fullmatch(key.strip()):
         raise ValueError(f"{key!r} is no dataset key of GBIF: a UUID, e.g. 50c9509d-22c7-4a22-a47d-8c48425ef4a7")
+
+
+def issue(word: str) -> str:
+    """Taxon_match_fuzzy as GBIF writes it: TAXON_MATCH_FUZZY."""
+    return word.strip().upper()
 
 
 def basis_of_record(word: str) -> str:

@@ -136,31 +136,30 @@ def _fair(run: Run, model: str, test: pl.DataFrame, seen: pl.DataFrame) -> pl.Da
 def _compared(run: Run, model: str, stage: str, test: pl.DataFrame, champion_bundle: str) -> "Comparison":
     from gbif_platform.evaluation.comparison import compare
 
-    spec, own_bundle = run.dataset.models[model].evaluation, str(model_row(run, model)["bundle"])
-    candidate = _scores(run, own_bundle, test)
+    spec = run.dataset.models[model].evaluation
+    own, other = Model.of(run, str(model_row(run, model)["bundle"])), Model.of(run, champion_bundle)
     asked = test.with_columns(
         answers=pl.lit(answer(run, stage, champion_bundle, test)), answer_row=pl.int_range(pl.len())
     )
-    in_force = _scores(run, champion_bundle, asked)
     return compare(
-        candidate,
-        in_force,
+        _scores(run, own, test),
+        _scores(run, other, asked),
         test["label"].to_numpy(),
         group=test["group_id"].to_numpy(),
         protected=slice_values(run, test, spec.protected),
         slice_min=spec.slice_min,
         margin=spec.margin,
-        log_loss=all(Model.of(run, one).output == "softmax" for one in (own_bundle, champion_bundle)),
+        log_loss=own.output == other.output == "softmax",
         resamples=spec.resamples,
     )
 
 
-def _scores(run: Run, bundle: str, asked: pl.DataFrame) -> "Scores":
+def _scores(run: Run, model: Model, asked: pl.DataFrame) -> "Scores":
     """A model's answers as it was judged: with the temperature and the prior beside its bundle."""
     from gbif_platform.training.bundle import CALIBRATION
 
-    kept = json.loads(run.platform.objects.get(f"{bundle}/{CALIBRATION}"))
-    return Model.of(run, bundle).scores(
+    kept = json.loads(run.platform.objects.get(f"{model.key}/{CALIBRATION}"))
+    return model.scores(
         run,
         asked["answers"][0],
         asked["label"],

@@ -4,7 +4,6 @@ Neither file ever changes. How the model's answers are read (temperature, prior)
 and lies beside them in `calibration.json`.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 
 from gbif_platform.errors import PlatformError
 from gbif_platform.training.backbone import create_backbone
-from gbif_platform.training.files import write_text_atomically
+from gbif_platform.training.files import sha256_of, write_text_atomically
 from gbif_platform.training.head import Network
 from gbif_platform.training.preprocess import Preprocess
 
@@ -113,7 +112,7 @@ class Bundle:
 
     def weights_digest(self) -> str:
         """SHA-256 of the weights: what tells two models apart."""
-        return _sha256(self.folder / WEIGHTS)
+        return sha256_of(self.folder / WEIGHTS)
 
 
 class Files(Protocol):
@@ -163,7 +162,7 @@ def save_bundle(
         "provenance": asdict(provenance),
         "taxonomy": taxonomy or {},
         "best_epoch": result.best_epoch,
-        "weights_sha256": _sha256(building / WEIGHTS),
+        "weights_sha256": sha256_of(building / WEIGHTS),
     }
     text = json.dumps(description, indent=1, ensure_ascii=False)
     (building / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -230,7 +229,7 @@ def fetch_bundle(objects: Files, key: str, folder: Path) -> Bundle:
 
 def _weights_agree(folder: Path) -> bool:
     expected = _read_description(folder / DESCRIPTION).get("weights_sha256")
-    return (folder / WEIGHTS).is_file() and _sha256(folder / WEIGHTS) == expected
+    return (folder / WEIGHTS).is_file() and sha256_of(folder / WEIGHTS) == expected
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -260,7 +259,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder / DESCRIPTION} lacks or misstates {error}", "train the model again") from error
     if len(bundle.labels) != len(bundle.class_counts):
         raise BundleError(f"{folder / DESCRIPTION} has not one count a label", "train the model again")
-    if not (folder / WEIGHTS).is_file() or _sha256(folder / WEIGHTS) != expected:
+    if not (folder / WEIGHTS).is_file() or sha256_of(folder / WEIGHTS) != expected:
         raise BundleError(f"{folder / WEIGHTS} is missing or not the file described", "copy the bundle again")
     return _calibrated(bundle, expected)
 
@@ -302,8 +301,3 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BundleError(f"{path} is not of format {FORMAT}", "train the model with this version of the platform")
     return description
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

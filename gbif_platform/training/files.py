@@ -1,5 +1,6 @@
-"""Atomic files in a training's work folder."""
+"""Files of a training: written whole or not at all, and known by their content."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,3 +28,9 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left half written. No other process may be writing there."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
 """The content of a local weights file that a training starts from; no torch, so that asking for it is quick."""
 
-import hashlib
 from pathlib import Path
+
+from gbif_platform.training.files import sha256_of
 
 
 def weights_digest(pretrained: object) -> str | None:
@@ -13,7 +14,4 @@ def weights_digest(pretrained: object) -> str | None:
     if not isinstance(pretrained, str):
         return None
     path = Path(pretrained).expanduser()
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path) if path.is_file() else None
